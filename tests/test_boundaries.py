@@ -28,7 +28,7 @@ from hfpipe.inference import inputs
 from hfpipe.number_format import make_lines_visible, make_visible
 from hfpipe.references import hub
 from hfpipe.report import Report
-from hfpipe.reporting.html import page
+from hfpipe.reporting.html import render_page
 from hfpipe.runner import Launch, check_world
 from hfpipe.runner.failures import translate_errors
 from hfpipe.runner.launch import check_processes
@@ -173,7 +173,7 @@ def test_a_page_holds_no_character_that_steers(tmp_path: Path) -> None:
     text = "".join(STEERING[:-1])
     report = Report(kind="finetune", summary=f"a{text}b", facts={"left_out": [text]})
     folder = finish(tmp_path, "topics", {"task": {"text": text}}, [], report)
-    made = page(Run({"topics": folder}, {"topics": report}))
+    made = render_page(Run({"topics": folder}, {"topics": report}))
     assert not any(character in made for character in text if make_visible(character) != character)
     assert "\\x1b[31m" in made
 

@@ -36,7 +36,7 @@ from hfpipe.modeling.loading.models import load_parts
 from hfpipe.number_format import format_answer
 from hfpipe.references.places import Place, locate_place
 from hfpipe.references.user_code import Trusted
-from hfpipe.reporting.html import page
+from hfpipe.reporting.html import render_page
 from hfpipe.reporting.predictions import read_blocks
 from hfpipe.runs.run import Run, read_run
 from hfpipe.task import TaskConfig
@@ -355,7 +355,7 @@ def test_hidden_words_are_filled_on_the_page_as_predict_fills_them(made: Callabl
         )
     again = run.fills("masked-lm-score-7").drop(columns=["nll", "fill_scores"])
     pd.testing.assert_frame_equal(again, frame.drop(columns=["nll", "fill_scores"]))
-    assert "<h3>Top fills</h3>" in page(run)
+    assert "<h3>Top fills</h3>" in render_page(run)
 
 
 WRONG = {
@@ -487,7 +487,7 @@ def test_the_page_shows_what_a_task_predicted_and_the_card_reads_as_one(
     stage = next(stage for stage, report in run.reports.items() if report.scores)
     blocks = read_blocks(run.predictions(stage))
     assert any(block.rows or block.examples for block in blocks)
-    text = page(run)
+    text = render_page(run)
     assert all(f"<h3>{block.title}</h3>" in text for block in blocks)
     places = ("score1", "leakage", "stages", "training", "ledgers", "provenance")
     assert [place for place in places if f'<h2 id="{place}">' not in text] == []
@@ -506,7 +506,7 @@ def test_one_page_of_every_task_is_sound_in_a_browser(made: Callable[[str], Run]
     shown = {
         stage: folder for stage, folder in stages.items() if not stage.endswith(("-score-1", "-score-7"))
     }
-    text = page(read_run(shown))
+    text = render_page(read_run(shown))
     assert all(f">Scores: {name}-score-64</h2>" in text for name in CASES)
     (tmp_path / "page.html").write_text(text, encoding="utf-8")
     assert open_page(tmp_path / "page.html", LOOKS[:2]) == []
@@ -527,7 +527,7 @@ def test_predictions_are_explained_on_the_page_and_kept(made: Callable[[str], Ru
     kept = (run.folders[stage] / "explanations.json").stat()
     hfpipe.explain_run(run, 2)
     assert (run.folders[stage] / "explanations.json").stat() == kept
-    text = page(run)
+    text = render_page(run)
     assert "<h3>What predictions depend on</h3>" in text
     assert f"{entries[0]['score']:.3f}" in text
     assert not any(found.damage for found in hfpipe.verify(run.folders[stage]))

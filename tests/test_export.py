@@ -18,7 +18,7 @@ from hfpipe import api
 from hfpipe.cli import console
 from hfpipe.errors import RecipeError, StageError
 from hfpipe.modeling.exports.reading import open_export
-from hfpipe.reporting.html import page
+from hfpipe.reporting.html import render_page
 
 TOKEN = "hf_" + "s3cr3t" * 6
 ORIGINAL = "stage:{}-learn"
@@ -104,7 +104,7 @@ def test_the_recipe_that_exports_measures_what_8_bits_lose_and_gain(
     shown = capsys.readouterr().out
     assert re.search(r"^system +score +size +rows/s +p50 of a row", shown, re.MULTILINE)
     assert f"use:    hfpipe predict {run.folder('small')}" in shown, "no pipeline opens an export"
-    assert "Size and speed on a CPU" in page(run)
+    assert "Size and speed on a CPU" in render_page(run)
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert len(files) > 20
     held = [path for path in files if TOKEN.encode() in path.read_bytes()]

@@ -17,7 +17,7 @@ import hfpipe
 from hfpipe import api
 from hfpipe.data.folds import assign_folds
 from hfpipe.errors import DataError, StageError
-from hfpipe.reporting.html import page
+from hfpipe.reporting.html import render_page
 from hfpipe.stages.repeats.folds import HELD_OUT, read_held_out
 
 
@@ -138,7 +138,7 @@ def test_the_scores_are_of_all_rows_with_those_of_each_fold(folded: tuple[hfpipe
     for name, value in accuracy.spread.values.items():
         held_out = json.loads((run.folder(name.removeprefix("stage:")) / HELD_OUT).read_text())["rows"]
         assert value == pytest.approx(right[rows["row"].isin(held_out)].mean())
-    html = page(run)
+    html = render_page(run)
     assert "did not see it" in html
     assert "topics@fold3" in html
     assert "Measured on the rows that it was trained on" not in html

@@ -51,7 +51,7 @@ from hfpipe.modeling.performance import on_cpu
 from hfpipe.recipe import load_recipe
 from hfpipe.recipe.training import packages
 from hfpipe.report import DataFacts, Report, Score
-from hfpipe.reporting.html import page
+from hfpipe.reporting.html import render_page
 from hfpipe.stages import KINDS
 from hfpipe.tasks import TASKS
 from hfpipe.tasks.summarization import Summarization
@@ -709,6 +709,6 @@ def test_reports_with_numbers_that_are_none_are_json_and_pages_without_nan(tmp_p
     )
     run = hfpipe.open(tmp_path)
     assert json.loads(json.dumps(run.as_json(), allow_nan=False))["score"]["scores"][0]["value"] == 0.5
-    drawn = re.findall(r'(?:points|width|cx|cy|x|y|x1|x2)="([^"]*)"', page(run))
+    drawn = re.findall(r'(?:points|width|cx|cy|x|y|x1|x2)="([^"]*)"', render_page(run))
     assert drawn
     assert not [each for each in drawn if "nan" in each or "inf" in each]

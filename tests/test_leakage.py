@@ -14,7 +14,7 @@ from markupsafe import escape
 import hfpipe
 from hfpipe.data.leakage import HeldOut, flatten_text
 from hfpipe.errors import StageError
-from hfpipe.reporting.html import page
+from hfpipe.reporting.html import render_page
 
 PLANTED = "^The [A-M]"
 """Texts of which both the pretraining and the test split have some."""
@@ -140,7 +140,7 @@ def test_a_recipe_is_audited_through_its_chain(tmp_path: Path) -> None:
     [own] = [name for name in leakage["sources"] if name.startswith("train split of wiki")]
     assert "(topics)" in own
     assert any(note.startswith(f"leakage: {len(leakage['rows']):,} of ") for note in report.facts["notes"])
-    [section] = re.findall(r'<h2 id="leakage">(.*?)<h2', page(run), re.DOTALL)
+    [section] = re.findall(r'<h2 id="leakage">(.*?)<h2', render_page(run), re.DOTALL)
     assert f"{len(leakage['rows']):,} of {len(frame):,} evaluated rows" in section
     shown = frame.set_index("row").loc[leakage["examples"]["exact"][0], "text"]
     assert escape(shown) in section

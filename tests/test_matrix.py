@@ -16,7 +16,7 @@ from markupsafe import escape
 import hfpipe
 from hfpipe.cli import console
 from hfpipe.errors import RecipeError
-from hfpipe.reporting.html import page
+from hfpipe.reporting.html import render_page
 from hfpipe.reporting.verdict import read_verdict
 
 SIZES = {
@@ -211,7 +211,7 @@ def test_all_combinations_are_in_one_table(
     console.show_scores(run, every=True)
     assert "majority" in capsys.readouterr().out
 
-    text = page(run)
+    text = render_page(run)
     assert text.index('id="matrix"') < text.index('id="stages"')
     assert "Nothing was evaluated" not in text
     assert "<summary>Scores: score@max_steps=2</summary>" in text
@@ -223,7 +223,7 @@ def test_the_page_of_a_matrix_has_a_verdict_on_each_combination(
     made: tuple[Path, hfpipe.Run], tmp_path: Path
 ) -> None:
     _, run = made
-    text = page(run)
+    text = render_page(run)
     section = text[text.index('id="matrix"') : text.index('id="leakage"')]
     for steps in (1, 2):
         title = read_verdict(run, f"score@max_steps={steps}").title

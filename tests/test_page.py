@@ -20,15 +20,15 @@ from hfpipe import api
 from hfpipe.cli.main import main
 from hfpipe.report import Machine, Provenance, Report
 from hfpipe.reporting.blocks import EXAMPLES, Block
-from hfpipe.reporting.class_blocks import reliability_bins
-from hfpipe.reporting.diagrams import stacked
-from hfpipe.reporting.fill_blocks import hidden_words_blocks
-from hfpipe.reporting.html import page
-from hfpipe.reporting.model_blocks import explanation_blocks, token_loss_blocks
+from hfpipe.reporting.class_blocks import compute_reliability
+from hfpipe.reporting.diagrams import draw_stacked
+from hfpipe.reporting.fill_blocks import make_hidden_word_blocks
+from hfpipe.reporting.html import render_page
+from hfpipe.reporting.model_blocks import make_explanation_blocks, make_token_loss_blocks
 from hfpipe.reporting.predictions import read_blocks
-from hfpipe.reporting.sections import stage_chain
-from hfpipe.reporting.text_blocks import marked
-from hfpipe.reporting.training import training_charts
+from hfpipe.reporting.sections import draw_stages
+from hfpipe.reporting.text_blocks import mark_differences
+from hfpipe.reporting.training import draw_trainings
 from hfpipe.reporting.verdict import read_verdict
 from hfpipe.store.artifacts import FILLS
 
@@ -204,7 +204,7 @@ def test_the_section_of_leakage_shows_the_rows_that_overlap_and_the_scores_witho
     planted = {"exact": [7], "excerpt": [2], "near": [], "conflict": [4]}
     facts = leakage([2, 4, 7], 0.8, examples=planted, conflicts=1, unknown=["base"])
     root = run_with(tmp_path / "demo", classified(20), evaluated(facts=facts))
-    [section] = re.findall(r'<h2 id="leakage">(.*?)<h2', page(api.open(root)), re.DOTALL)
+    [section] = re.findall(r'<h2 id="leakage">(.*?)<h2', render_page(api.open(root)), re.DOTALL)
     texts = Reader(section).texts
     assert [text[20:22].strip() for text in texts if text.startswith("The abstract number")] == [
         "4",
@@ -391,7 +391,7 @@ def test_fills_show_the_right_word_where_it_stood_and_the_hardest_masks_come_apa
 
 
 def test_a_hidden_word_stands_between_what_was_before_and_after_it():
-    places, top = hidden_words_blocks(pd.DataFrame([FILLED]))
+    places, top = make_hidden_word_blocks(pd.DataFrame([FILLED]))
     assert places.note.startswith("One word of each of 1 texts was hidden")
     [(_, spans)] = top.examples[0].inputs
     assert [span.text for span in spans] == [f"…{'b' * 199}", "[MASK]", " after."]
@@ -416,7 +416,7 @@ def test_confusions_and_mistakes_are_those_of_the_rows():
 def test_reliability_agrees_with_scikit_learn():
     random = np.random.default_rng(17)
     confidence, right = random.uniform(0.3, 1, 500), random.uniform(size=500) < 0.7
-    bins = reliability_bins(confidence, right)
+    bins = compute_reliability(confidence, right)
     accuracy, mean = calibration_curve(right, confidence, n_bins=10)
     assert [each.accuracy for each in bins] == pytest.approx(accuracy)
     assert [each.confidence for each in bins] == pytest.approx(mean)
@@ -428,7 +428,7 @@ def test_reliability_agrees_with_scikit_learn():
     [("the cat sat", "the dog sat", ["the ", "sat"]), ("", "a", []), ("你好吗", "你们好", ["你", "好"])],
 )
 def test_a_text_is_marked_where_the_other_differs(text, other, kept):
-    spans = list(marked(text, other, "wrong"))
+    spans = list(mark_differences(text, other, "wrong"))
     assert [span.text for span in spans if not span.kind] == kept
     assert "".join(span.text for span in spans) == (text or "(empty)")
 
@@ -450,7 +450,7 @@ def test_exact_outputs_are_not_among_the_worst():
 
 def test_tokens_are_shaded_by_what_they_contribute_and_the_strongest_are_named():
     entry = {"tokens": ["a", "good", "day"], "attributions": [0.1, 2.0, -1.0], "prediction": "pos"}
-    [block] = explanation_blocks([entry | {"reference": "neg", "score": 0.9}])
+    [block] = make_explanation_blocks([entry | {"reference": "neg", "score": 0.9}])
     answers = dict(block.examples[0].answers)
     assert [(span.text, span.kind) for span in answers["tokens"][::2]] == [
         ("a", ""),
@@ -463,9 +463,9 @@ def test_tokens_are_shaded_by_what_they_contribute_and_the_strongest_are_named()
 
 def test_losses_by_token_are_rows_of_a_chart():
     facts = {"token_losses": {"tokens": 9, "positions": [[1, 1, 4.0, 5], [2, 3, 3.0, 4]]}}
-    [block] = token_loss_blocks(facts)
+    [block] = make_token_loss_blocks(facts)
     assert "token 2 to 3" in block.picture
-    assert list(token_loss_blocks({})) == []
+    assert list(make_token_loss_blocks({})) == []
 
 
 # The page
@@ -473,12 +473,14 @@ def test_losses_by_token_are_rows_of_a_chart():
 
 def test_texts_of_predictions_are_escaped_and_a_damaged_file_does_not_cost_the_page(tmp_path):
     root = run_with(tmp_path / "demo", classified(20))
-    whole = Reader(page(api.open(root)))
+    whole = Reader(render_page(api.open(root)))
     assert "b" not in whole.tags
     assert any("about <b>bold</b> things" in text for text in whole.texts)
 
     (root / f"score-{KEYS['score']}" / "predictions.parquet").write_bytes(b"damaged")
-    assert any("predictions.parquet: cannot be read" in text for text in Reader(page(api.open(root))).texts)
+    assert any(
+        "predictions.parquet: cannot be read" in text for text in Reader(render_page(api.open(root))).texts
+    )
 
 
 def test_main_scores_are_shown_and_all_on_request(tmp_path, capsys):
@@ -503,7 +505,7 @@ def test_a_stage_stands_below_those_it_reads_though_it_was_finished_before(tmp_p
     os.utime(root / f"wiki-{KEYS['wiki']}" / "report.json", (2e9, 2e9))
     run = api.open(root)
     assert list(run.reports)[-1] == "wiki"
-    assert re.findall(r'class="strong">(\w+)', stage_chain(run)) == ["wiki", "topics", "score"]
+    assert re.findall(r'class="strong">(\w+)', draw_stages(run)) == ["wiki", "topics", "score"]
 
 
 def test_the_picture_says_what_a_stage_reads_and_which_were_made_by_an_earlier_run(tmp_path):
@@ -518,7 +520,7 @@ def test_the_picture_says_what_a_stage_reads_and_which_were_made_by_an_earlier_r
         scores = measured([])[:1] if kind == "evaluate" else []
         report = Report(kind=kind, summary="done", seconds=5, ledger=ledger, provenance=made, scores=scores)
         finish(root, name, {"kind": kind, "model": "stage:topics"}, ["wiki"], report)
-    chain = stage_chain(api.open(root))
+    chain = draw_stages(api.open(root))
     assert re.findall(r">(5.0 s.*?)</text>", chain) == ["5.0 s, cached", "5.0 s"]
     lines = re.findall(r">(reads .*?)</text>", chain)
     assert lines == [
@@ -533,19 +535,20 @@ def test_trainings_of_one_stage_share_their_charts():
         f"seed {seed}": pd.DataFrame({"step": [1, 2], "loss": [3.0, 2.0 / seed], "eval_loss": [3.0, 2.5]})
         for seed in range(1, 8)
     }
-    train, validation = training_charts(logs)
+    train, validation = draw_trainings(logs)
     assert train.count("<polyline") == 7
     assert [f">seed {seed}</text>" in train for seed in (1, 5, 6)] == [True, True, False], (
         "colours take turns after 5"
     )
     assert "validation loss (nats)" in validation
-    [alone] = training_charts({"": logs["seed 1"]})
+    [alone] = draw_trainings({"": logs["seed 1"]})
     assert alone.count("<polyline") == 2, "train and validation"
 
 
 def test_parts_of_a_bar_are_as_long_as_their_counts():
     widths = [
-        float(width) for width in re.findall(r'width="([\d.]+)"', stacked({"kept": 75, "cut": 25}, "tokens"))
+        float(width)
+        for width in re.findall(r'width="([\d.]+)"', draw_stacked({"kept": 75, "cut": 25}, "tokens"))
     ]
     assert widths == pytest.approx([329, 109])
 
@@ -553,7 +556,7 @@ def test_parts_of_a_bar_are_as_long_as_their_counts():
 @pytest.mark.slow
 def test_the_page_of_a_hundred_thousand_predictions_stays_small(tmp_path):
     root = run_with(tmp_path / "demo", classified(100_000))
-    assert len(page(api.open(root)).encode()) < 3_000_000
+    assert len(render_page(api.open(root)).encode()) < 3_000_000
 
 
 @pytest.mark.slow
@@ -568,7 +571,7 @@ def test_a_page_of_every_kind_of_prediction_is_sound_in_a_browser(tmp_path, monk
         folder = finish(root, name, settings, ["topics"], evaluated(facts=facts))
         (folder / FILLS).write_text(json.dumps(FILLED) + "\n", encoding="utf-8")
         frame.assign(row=range(len(frame))).to_parquet(folder / "predictions.parquet")
-    text = page(api.open(root))
+    text = render_page(api.open(root))
     assert all(f"<h3>{title}</h3>" in text for _, expected in KINDS.values() for title in expected)
     (tmp_path / "page.html").write_text(text, encoding="utf-8")
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import toys
 
-from hfpipe.reporting.html import page
+from hfpipe.reporting.html import render_page
 from hfpipe.runner import provenance
 from hfpipe.runner.provenance import describe_machine, read_git_state
 from hfpipe.runner.redaction import HIDDEN, redact, redact_words
@@ -107,7 +107,7 @@ def test_a_report_says_how_its_stage_was_made(tmp_path: Path, monkeypatch: pytes
     assert made.read == {
         f"stage:{name}": compute_digest(folders[name] / "report.json") for name in ("names", "words")
     }
-    shown = page(read_run(folders))
+    shown = render_page(read_run(folders))
     assert "hfpipe run toy.yaml --runs x" in shown
     assert html.escape(made.machine.cpu) in shown
     first = read_report(folders["names"]).provenance

@@ -17,8 +17,8 @@ from hfpipe.cli import console
 from hfpipe.cli.main import main
 from hfpipe.errors import RecipeError
 from hfpipe.report import Comparison, DataFacts, Report, Score
-from hfpipe.reporting.charts import Curve, Scale, curve_chart
-from hfpipe.reporting.html import page
+from hfpipe.reporting.charts import Curve, Scale, draw_curves
+from hfpipe.reporting.html import render_page
 from hfpipe.runs.run import Run
 from hfpipe.store.identity import StageIdentity
 from hfpipe.store.store import StageFile, Store
@@ -248,7 +248,7 @@ def test_the_page_loads_nothing_and_runs_nothing(tmp_path, capsys):
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=40)
 @given(label=st.text(st.characters(codec="utf-8", exclude_characters="\r\0"), min_size=1, max_size=30))
 def test_any_label_comes_through_the_page_as_it_is_seen(tmp_path, label):
-    read = Reader(page(api.open(make_run(tmp_path / "demo", (label, "People")))))
+    read = Reader(render_page(api.open(make_run(tmp_path / "demo", (label, "People")))))
     assert f"drop: {number_format.make_lines_visible(label)}" in read.texts
     assert "script" not in read.tags
 
@@ -258,7 +258,7 @@ def test_a_damaged_history_does_not_cost_the_page(tmp_path):
     history = [{"step": 1, "loss": float("inf")}, {"loss": 2.0}, "nonsense"]
     report = Report(kind="finetune", summary="", facts={"history": history})
     finish(root, "topics", {"kind": "finetune", "task": {"kind": "text-classification"}}, ["wiki"], report)
-    assert "</html>" in page(api.open(root))
+    assert "</html>" in render_page(api.open(root))
 
 
 def test_a_run_without_evaluation_still_says_where_the_model_lies(tmp_path, capsys):
@@ -317,7 +317,7 @@ def test_ticks_enclose_the_data_and_read_differently(low, span):
 
 
 def test_a_curve_of_one_point_is_drawn():
-    assert curve_chart([Curve("train", [(1.0, 2.5)])], "optimizer step", "loss").count("<circle") == 1
+    assert draw_curves([Curve("train", [(1.0, 2.5)])], "optimizer step", "loss").count("<circle") == 1
 
 
 @pytest.mark.parametrize(

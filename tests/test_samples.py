@@ -14,7 +14,7 @@ import small
 import hfpipe
 from hfpipe.encoding.io import open_split
 from hfpipe.errors import RecipeError
-from hfpipe.reporting.html import page
+from hfpipe.reporting.html import render_page
 from hfpipe.runs.run import Run
 
 STEPS = [4, 8]
@@ -57,7 +57,7 @@ def test_a_model_continues_the_beginnings_of_rows_at_each_validation(sampled: Ru
             assert text.startswith(sample["input"])
             assert 0 < len(sample["input"]) <= 60
     assert entries[0]["samples"] != entries[1]["samples"], "a model that has learned says something else"
-    text = page(sampled)
+    text = render_page(sampled)
     assert "<h3>Generated while it was trained</h3>" in text
     assert "<dt>step 4</dt>" in text
 
@@ -83,7 +83,7 @@ def test_the_groups_of_tokens_add_up_to_the_loss_that_is_reported(sampled: Run) 
         assert groups[:, 3].sum() == found["tokens"], key
         assert np.average(groups[:, 2], weights=groups[:, 3]) == pytest.approx(loss, rel=1e-5), key
         assert (groups[1:, 0] > groups[:-1, 1]).all(), "groups do not overlap"
-    text = page(sampled)
+    text = render_page(sampled)
     assert "<h3>Loss by how often the train split has the token</h3>" in text
 
 

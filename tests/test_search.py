@@ -17,7 +17,7 @@ import hfpipe
 from hfpipe import api
 from hfpipe.contract import Advance
 from hfpipe.recipe import Recipe
-from hfpipe.reporting.html import page
+from hfpipe.reporting.html import render_page
 from hfpipe.runner import Launch
 from hfpipe.stages.repeats.parameters import with_parameters
 
@@ -151,7 +151,7 @@ def test_the_final_training_uses_the_best_settings_and_bad_trials_stop_early(
     assert validation["loss"] == pytest.approx(found["best"]["value"])
     last = json.loads((run.folder("topics@search") / "best.json").read_text())
     assert last == found["best"]
-    assert "best trial is too good by the choice" in page(run)
+    assert "best trial is too good by the choice" in render_page(run)
     assert main(["report", str(tmp_path / "small.yaml"), "--runs", str(tmp_path / "runs")]) == 0
     printed = capsys.readouterr().out
     assert "stopped early" in printed

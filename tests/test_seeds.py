@@ -22,7 +22,7 @@ from hfpipe.metrics.repeated import average_series, split_variance
 from hfpipe.metrics.resampling import draw_poisson_weights, sample_independent_rows
 from hfpipe.metrics.series import Series
 from hfpipe.report import Score
-from hfpipe.reporting.html import comparison_page, page
+from hfpipe.reporting.html import render_comparison, render_page
 from hfpipe.stages.repeats.group import measure_checkpoint_noise
 
 
@@ -266,7 +266,7 @@ def test_the_page_the_tables_and_a_comparison_show_the_trainings(
     assert "by seeds" in printed
     assert "topics@1" in printed
     assert "±" in printed
-    html = page(run)
+    html = render_page(run)
     assert "How the trainings differ" in html
     assert "topics@3" in html
     frame = run.scores
@@ -280,7 +280,7 @@ def test_the_page_the_tables_and_a_comparison_show_the_trainings(
     found = api.compare(score, single)
     accuracy = next(each for each in found.scores if each.metric == "accuracy")
     assert accuracy.value == pytest.approx(score_of(run, "score", "accuracy").value)
-    assert "How the trainings differ" in comparison_page(found)
+    assert "How the trainings differ" in render_comparison(found)
     with pytest.raises(RecipeError, match=r"topics@1.*topics@2.*topics@3"):
         api.predict(f"{folder}/runs/small:topics", ["text"])
     assert len(api.predict(f"{folder}/runs/small:topics@2", ["text"])) == 1

@@ -29,7 +29,7 @@ from hfpipe.evaluation.soft_targets import compute_soft_targets
 from hfpipe.modeling.losses.distillation import DistillationLoss
 from hfpipe.references.places import Place
 from hfpipe.report import DataFacts
-from hfpipe.reporting.html import page
+from hfpipe.reporting.html import render_page
 from hfpipe.runtime import TaskRuntime
 from hfpipe.tasks.token_classification import TokenClassification
 from hfpipe.types import Counted
@@ -104,7 +104,7 @@ def test_a_student_is_compared_with_its_teacher_in_score_size_and_speed(
     for name, value in (("model", report.scores[0].value), ("stage:masked-teacher", comparison.value)):
         score = re.escape(f"perplexity {number_format.format_number(value)}")
         assert re.search(rf"^{name} +{score} +\d\S* kB +\d", shown, re.MULTILINE)
-    assert "stage:masked-teacher" in page(taught).partition("Size and speed on a CPU")[2]
+    assert "stage:masked-teacher" in render_page(taught).partition("Size and speed on a CPU")[2]
 
 
 @pytest.mark.slow

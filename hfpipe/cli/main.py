@@ -171,9 +171,9 @@ def _report(options: argparse.Namespace) -> int:
     if options.format == "json":
         print(json.dumps(result.as_json(), indent=1))
     elif options.format == "html":
-        from hfpipe.reporting.html import page
+        from hfpipe.reporting.html import render_page
 
-        print(page(result))
+        print(render_page(result))
     else:
         console.show_report(result, every=options.all)
     return 0
@@ -191,9 +191,9 @@ def _show(options: argparse.Namespace) -> int:
     if options.format == "json":
         print(json.dumps(asdict(found), indent=1, ensure_ascii=False))
     elif options.format == "html":
-        from hfpipe.reporting.html import rows_page
+        from hfpipe.reporting.html import render_rows
 
-        print(rows_page(found))
+        print(render_rows(found))
     else:
         from hfpipe.cli.rows import show_rows
 
@@ -241,9 +241,9 @@ def _compare(options: argparse.Namespace) -> int:
     if options.format == "json":
         print(found.model_dump_json(indent=1))
     elif options.format == "html":
-        from hfpipe.reporting.html import comparison_page
+        from hfpipe.reporting.html import render_comparison
 
-        print(comparison_page(found))
+        print(render_comparison(found))
     else:
         console.show_comparison(found, every=options.all)
     return 0

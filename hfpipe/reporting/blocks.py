@@ -67,12 +67,12 @@ def holds_lists(value: Any) -> bool:
     return isinstance(value, list | np.ndarray)
 
 
-def inputs_of(frame: pd.DataFrame, row: Any) -> list[tuple[str, list[Span]]]:
+def get_inputs(frame: pd.DataFrame, row: Any) -> list[tuple[str, list[Span]]]:
     """Return the inputs of a row: column names and their texts."""
     names = frame.attrs.get("inputs", [])
     columns = [f"input_{name}" if f"input_{name}" in frame else name for name in names]  # as in older files
     return [
-        (name, [Span(clipped(_format_plain(row[column])))])
+        (name, [Span(clip_text(_format_plain(row[column])))])
         for name, column in zip(names, columns, strict=True)
     ]
 
@@ -87,7 +87,7 @@ def _format_plain(value: Any) -> str:
     return " ".join(_format_plain(each) for each in value) if holds_lists(value) else str(value)
 
 
-def clipped(text: str) -> str:
+def clip_text(text: str) -> str:
     """Return a text, truncated if it is too long for the page."""
     text = str(text)
     return text if len(text) <= CHARACTERS else text[: CHARACTERS - 1] + "…"

@@ -53,30 +53,30 @@ class Curve(NamedTuple):
     points: Sequence[tuple[float, float]]
 
 
-def intervals(bars: Sequence[Bar], axis: str) -> str:
+def draw_intervals(bars: Sequence[Bar], axis: str) -> str:
     """Return a chart with a row per value: a dot on its interval, and a number, over one labelled axis."""
-    low, high = finite_range([end for bar in bars for end in (bar.value, bar.low, bar.high)])
+    low, high = find_finite_range([end for bar in bars for end in (bar.value, bar.low, bar.high)])
     scale = Scale(low, high, LEFT, WIDTH - NUMBER)
     height = len(bars) * ROW
-    parts = [x_axis(scale, height, axis)]
+    parts = [draw_x_axis(scale, height, axis)]
     for number, bar in enumerate(bars):
-        parts.append(_interval(bar, scale, number * ROW + ROW / 2))
+        parts.append(_draw_interval(bar, scale, number * ROW + ROW / 2))
     summary = "; ".join(
         f"{bar.name} {bar.value:.4g} from {bar.low:.4g} to {bar.high:.4g}" for bar in bars[:12]
     )
-    return svg("".join(parts), height + BOTTOM, f"{axis}: {summary}")
+    return wrap_svg("".join(parts), height + BOTTOM, f"{axis}: {summary}")
 
 
-def curve_chart(lines: Sequence[Curve], x_label: str, y_label: str) -> str:
+def draw_curves(lines: Sequence[Curve], x_label: str, y_label: str) -> str:
     """Return curves over labelled axes, named in a legend above them."""
     points = [point for line in lines for point in line.points]
     down = LEGEND_ROW * ((min(len(lines), COLOURS) - 1) // LEGEND_COLUMNS)
     top, bottom = PLOT_TOP + down, PLOT_BOTTOM + down
-    x = Scale(*finite_range([point[0] for point in points]), PLOT_LEFT, WIDTH - RIGHT, tight=True)
-    y = Scale(*finite_range([point[1] for point in points]), bottom, top)
-    parts = [x_axis(x, bottom, x_label, top=top), y_axis(y, y_label)]
+    x = Scale(*find_finite_range([point[0] for point in points]), PLOT_LEFT, WIDTH - RIGHT, tight=True)
+    y = Scale(*find_finite_range([point[1] for point in points]), bottom, top)
+    parts = [draw_x_axis(x, bottom, x_label, top=top), draw_y_axis(y, y_label)]
     for number, line in enumerate(lines):
-        shown, colour = _thin_out(line.points), number % COLOURS
+        shown, colour = _select_points(line.points), number % COLOURS
         path = " ".join(f"{x(step):.1f},{y(value):.1f}" for step, value in shown)
         parts.append(f'<polyline class="line{colour}" points="{path}"/>')
         if len(line.points) <= DOTS:
@@ -84,12 +84,12 @@ def curve_chart(lines: Sequence[Curve], x_label: str, y_label: str) -> str:
                 f'<circle class="dot{colour}" cx="{x(step):.1f}" cy="{y(value):.1f}" r="2.5"/>'
                 for step, value in shown
             ]
-    parts += [_legend(line.name, number) for number, line in enumerate(lines[:COLOURS])]
+    parts += [_draw_legend(line.name, number) for number, line in enumerate(lines[:COLOURS])]
     ends = "; ".join(f"{line.name} ends at {line.points[-1][1]:.4g}" for line in lines if line.points)
-    return svg("".join(parts), bottom + BOTTOM, f"{y_label} by {x_label}: {ends}")
+    return wrap_svg("".join(parts), bottom + BOTTOM, f"{y_label} by {x_label}: {ends}")
 
 
-def _legend(name: str, number: int) -> str:
+def _draw_legend(name: str, number: int) -> str:
     row, column = divmod(number, LEGEND_COLUMNS)
     left, down = PLOT_LEFT + column * LEGEND, row * LEGEND_ROW
     return (
@@ -98,11 +98,11 @@ def _legend(name: str, number: int) -> str:
     )
 
 
-def histogram(counts: Sequence[int], edges: Sequence[float], x_label: str, y_label: str) -> str:
+def draw_histogram(counts: Sequence[int], edges: Sequence[float], x_label: str, y_label: str) -> str:
     """Return counts as bars between edges (one more than the counts) over labelled axes."""
     x = Scale(edges[0], edges[-1], PLOT_LEFT, WIDTH - RIGHT, tight=True)
     y = Scale(0, max([*counts, FEWEST]), PLOT_BOTTOM, PLOT_TOP)
-    parts = [x_axis(x, PLOT_BOTTOM, x_label, top=PLOT_TOP), y_axis(y, y_label)]
+    parts = [draw_x_axis(x, PLOT_BOTTOM, x_label, top=PLOT_TOP), draw_y_axis(y, y_label)]
     for count, low, high in zip(counts, edges, edges[1:], strict=False):
         top, width = y(count), max(x(high) - x(low) - 1, 0.5)
         parts.append(
@@ -111,20 +111,20 @@ def histogram(counts: Sequence[int], edges: Sequence[float], x_label: str, y_lab
         )
     most = max(range(len(counts)), key=counts.__getitem__)
     peak = f"most between {edges[most]:.4g} and {edges[most + 1]:.4g}"
-    return svg("".join(parts), PLOT_BOTTOM + BOTTOM, f"{y_label} by {x_label}: {peak}")
+    return wrap_svg("".join(parts), PLOT_BOTTOM + BOTTOM, f"{y_label} by {x_label}: {peak}")
 
 
-def scatter(points: Sequence[tuple[float, float]], x_label: str, y_label: str) -> str:
+def draw_scatter(points: Sequence[tuple[float, float]], x_label: str, y_label: str) -> str:
     """Return points over two axes of one range, with the line on which both are equal."""
-    low, high = finite_range([value for point in points for value in point])
+    low, high = find_finite_range([value for point in points for value in point])
     x = Scale(low, high, PLOT_LEFT, WIDTH - RIGHT)
     y = Scale(low, high, PLOT_BOTTOM, PLOT_TOP)
     diagonal = (
         f'<line class="even" x1="{x(low):.1f}" y1="{y(low):.1f}" x2="{x(high):.1f}" y2="{y(high):.1f}"/>'
     )
-    parts = [x_axis(x, PLOT_BOTTOM, x_label, top=PLOT_TOP), y_axis(y, y_label), diagonal]
+    parts = [draw_x_axis(x, PLOT_BOTTOM, x_label, top=PLOT_TOP), draw_y_axis(y, y_label), diagonal]
     parts += [f'<circle class="point" cx="{x(a):.1f}" cy="{y(b):.1f}" r="2.5"/>' for a, b in points]
-    return svg("".join(parts), PLOT_BOTTOM + BOTTOM, f"{y_label} by {x_label}, {len(points):,} rows")
+    return wrap_svg("".join(parts), PLOT_BOTTOM + BOTTOM, f"{y_label} by {x_label}, {len(points):,} rows")
 
 
 class Scale:
@@ -156,26 +156,26 @@ def _round_step(wanted: float) -> float:
     return next(power * factor for factor in (1, 2, 5, 10) if power * factor >= wanted * 0.999)
 
 
-def finite_range(values: Sequence[float]) -> tuple[float, float]:
+def find_finite_range(values: Sequence[float]) -> tuple[float, float]:
     """Return the lowest and the highest of the finite values; 0 and 1 if there are none."""
     finite = [value for value in values if math.isfinite(value)]
     return (min(finite), max(finite)) if finite else (0.0, 1.0)
 
 
-def shortened(name: str, length: int = LABEL) -> str:
+def shorten_name(name: str, length: int = LABEL) -> str:
     """Return a name, shortened to at most `length` characters."""
     return name if len(name) <= length else name[: length - 1] + "…"
 
 
-def _thin_out(points: Sequence[tuple[float, float]]) -> Sequence[tuple[float, float]]:
+def _select_points(points: Sequence[tuple[float, float]]) -> Sequence[tuple[float, float]]:
     """Return at most `POINTS` evenly spaced points, including the last one."""
     every = -(-len(points) // POINTS)
     return points if every <= 1 else [*points[:-1:every], points[-1]]
 
 
-def _interval(bar: Bar, scale: Scale, y: float) -> str:
+def _draw_interval(bar: Bar, scale: Scale, y: float) -> str:
     kind = "own" if bar.own else "other"
-    text = f'<text class="name" x="{LEFT - 12}" y="{y + 4}">{escape(shortened(bar.name))}</text>'
+    text = f'<text class="name" x="{LEFT - 12}" y="{y + 4}">{escape(shorten_name(bar.name))}</text>'
     if not math.isfinite(bar.value):
         return text
     ends = [end if math.isfinite(end) else bar.value for end in (bar.low, bar.high)]
@@ -189,7 +189,7 @@ def _interval(bar: Bar, scale: Scale, y: float) -> str:
     )
 
 
-def x_axis(scale: Scale, height: float, label: str, top: float = 0) -> str:
+def draw_x_axis(scale: Scale, height: float, label: str, top: float = 0) -> str:
     """Return vertical grid lines from `top` to `height`, with ticks and a label below."""
     lines = "".join(
         f'<line class="grid" x1="{scale(tick):.1f}" x2="{scale(tick):.1f}" y1="{top}" y2="{height}"/>'
@@ -200,7 +200,7 @@ def x_axis(scale: Scale, height: float, label: str, top: float = 0) -> str:
     return f'{lines}<text class="axis" x="{middle:.0f}" y="{height + 36}">{escape(label)}</text>'
 
 
-def y_axis(scale: Scale, label: str) -> str:
+def draw_y_axis(scale: Scale, label: str) -> str:
     """Return horizontal grid lines across a chart, with ticks and a label to the left."""
     right = WIDTH - RIGHT
     lines = "".join(
@@ -212,6 +212,6 @@ def y_axis(scale: Scale, label: str) -> str:
     return f'{lines}<text class="axis" transform="translate(12,{middle}) rotate(-90)">{escape(label)}</text>'
 
 
-def svg(inside: str, height: float, label: str) -> str:
+def wrap_svg(inside: str, height: float, label: str) -> str:
     """Return an image of `WIDTH` units with an alternative text."""
     return f'<svg viewBox="0 0 {WIDTH} {height:.0f}" role="img" aria-label="{escape(label)}">{inside}</svg>'

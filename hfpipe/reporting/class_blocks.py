@@ -12,11 +12,11 @@ from hfpipe.reporting.blocks import (
     Example,
     Matrix,
     Span,
+    get_inputs,
     holds_lists,
     holds_texts,
-    inputs_of,
 )
-from hfpipe.reporting.charts import scatter
+from hfpipe.reporting.charts import draw_scatter
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,7 +35,7 @@ Z = 1.959964
 """Standard normal quantile of a 95 % interval."""
 
 
-def _scores(frame: pd.DataFrame) -> np.ndarray | None:
+def _stack_scores(frame: pd.DataFrame) -> np.ndarray | None:
     import numpy as np
 
     if "scores" not in frame or "scores" not in frame.attrs.get("classes", {}):
@@ -43,9 +43,9 @@ def _scores(frame: pd.DataFrame) -> np.ndarray | None:
     return np.stack(frame["scores"].to_list()).astype(np.float64)
 
 
-def classes_blocks(frame: pd.DataFrame) -> Iterator[Block]:
+def make_class_blocks(frame: pd.DataFrame) -> Iterator[Block]:
     """Yield confusions, scores by class, calibration and mistakes, if each row has one class."""
-    scores = _scores(frame)
+    scores = _stack_scores(frame)
     if scores is None or not holds_texts(frame, "prediction"):
         return
     names = [
@@ -53,39 +53,41 @@ def classes_blocks(frame: pd.DataFrame) -> Iterator[Block]:
         for name in frame.attrs["classes"]["scores"]
         if (frame["reference"] == name).any() or (frame["prediction"] == name).any()
     ]
-    counts = _confusions(frame, names)
+    counts = _count_confusions(frame, names)
     yield Block(
         "Confusion matrix",
         "Rows are the references, columns the predictions; the shade is the share of the row.",
-        matrix=_matrix(names, counts) if len(names) <= CLASSES else None,
+        matrix=_make_matrix(names, counts) if len(names) <= CLASSES else None,
         head=("reference", "predicted as", "rows", "share of the class"),
-        rows=list(_frequent(names, counts)),
+        rows=list(_list_frequent(names, counts)),
     )
     yield Block(
-        "Per class", head=("class", "rows", "precision", "recall", "F1"), rows=list(_per_class(names, counts))
+        "Per class",
+        head=("class", "rows", "precision", "recall", "F1"),
+        rows=list(_score_classes(names, counts)),
     )
     right = (frame["reference"] == frame["prediction"]).to_numpy()
-    yield _reliability(scores.max(axis=1), right)
-    yield Block("Most confident mistakes", examples=list(_mistakes(frame, scores, right)))
+    yield _make_reliability(scores.max(axis=1), right)
+    yield Block("Most confident mistakes", examples=list(_select_mistakes(frame, scores, right)))
 
 
-def _reliability(confidence: np.ndarray, right: np.ndarray) -> Block:
+def _make_reliability(confidence: np.ndarray, right: np.ndarray) -> Block:
     return Block(
         "Reliability",
         "How often predictions of a given confidence are right, with 95 % intervals; on the dashed line "
         "confidence and accuracy agree. Bars: how many predictions have that confidence.",
-        picture=diagrams.reliability(reliability_bins(confidence, right)),
+        picture=diagrams.draw_reliability(compute_reliability(confidence, right)),
     )
 
 
-def _confusions(frame: pd.DataFrame, names: Sequence[str]) -> np.ndarray:
+def _count_confusions(frame: pd.DataFrame, names: Sequence[str]) -> np.ndarray:
     import pandas as pd
 
     table = pd.crosstab(frame["reference"], frame["prediction"])
     return table.reindex(index=list(names), columns=list(names), fill_value=0).to_numpy()
 
 
-def _matrix(names: Sequence[str], counts: np.ndarray) -> Matrix:
+def _make_matrix(names: Sequence[str], counts: np.ndarray) -> Matrix:
     cells = [
         [(int(count), round(LEVELS * count / total) if total else 0) for count in row]
         for row, total in zip(counts, counts.sum(axis=1), strict=True)
@@ -93,7 +95,7 @@ def _matrix(names: Sequence[str], counts: np.ndarray) -> Matrix:
     return Matrix(list(names), cells)
 
 
-def _frequent(names: Sequence[str], counts: np.ndarray) -> Iterator[tuple[str, ...]]:
+def _list_frequent(names: Sequence[str], counts: np.ndarray) -> Iterator[tuple[str, ...]]:
     import numpy as np
 
     wrong = counts * (1 - np.eye(len(names), dtype=counts.dtype))
@@ -104,7 +106,7 @@ def _frequent(names: Sequence[str], counts: np.ndarray) -> Iterator[tuple[str, .
             yield names[row], names[column], f"{wrong[row, column]:,}", f"{share:.1%}"
 
 
-def _per_class(names: Sequence[str], counts: np.ndarray) -> Iterator[tuple[str, ...]]:
+def _score_classes(names: Sequence[str], counts: np.ndarray) -> Iterator[tuple[str, ...]]:
     for number, name in enumerate(names):
         hits, of, predicted = counts[number, number], counts[number].sum(), counts[:, number].sum()
         yield (
@@ -120,7 +122,7 @@ def _format_ratio(part: float, whole: float) -> str:
     return f"{part / whole:.3f}" if whole else ""
 
 
-def reliability_bins(confidence: np.ndarray, right: np.ndarray) -> list[diagrams.Bin]:
+def compute_reliability(confidence: np.ndarray, right: np.ndarray) -> list[diagrams.Bin]:
     """Return accuracy by confidence: both of shape (n,), `right` bool; empty bins are omitted."""
     import numpy as np
 
@@ -131,20 +133,20 @@ def reliability_bins(confidence: np.ndarray, right: np.ndarray) -> list[diagrams
         n = int(inside.sum())
         if n:
             accuracy = float(right[inside].mean())
-            low, high = _wilson(accuracy, n)
+            low, high = _compute_wilson(accuracy, n)
             ends = number / BINS, (number + 1) / BINS
             bins.append(diagrams.Bin(*ends, float(confidence[inside].mean()), accuracy, low, high, n))
     return bins
 
 
-def _wilson(share: float, n: int) -> tuple[float, float]:
+def _compute_wilson(share: float, n: int) -> tuple[float, float]:
     """Return the 95 % interval of a share (Wilson, 1927)."""
     middle = (share + Z**2 / (2 * n)) / (1 + Z**2 / n)
     half = Z / (1 + Z**2 / n) * (share * (1 - share) / n + Z**2 / (4 * n**2)) ** 0.5
     return max(0.0, middle - half), min(1.0, middle + half)
 
 
-def _mistakes(frame: pd.DataFrame, scores: np.ndarray, right: np.ndarray) -> Iterator[Example]:
+def _select_mistakes(frame: pd.DataFrame, scores: np.ndarray, right: np.ndarray) -> Iterator[Example]:
     import numpy as np
 
     place = {name: number for number, name in enumerate(frame.attrs["classes"]["scores"])}
@@ -158,10 +160,10 @@ def _mistakes(frame: pd.DataFrame, scores: np.ndarray, right: np.ndarray) -> Ite
             ("predicted", [Span(f"{row['prediction']} ({confidence[number]:.3f})", "wrong")]),
             ("reference", [Span(f"{row['reference']} ({own:.3f})", "right")]),
         ]
-        yield Example(inputs_of(frame, row), answers)
+        yield Example(get_inputs(frame, row), answers)
 
 
-def choices_blocks(frame: pd.DataFrame) -> Iterator[Block]:
+def make_choice_blocks(frame: pd.DataFrame) -> Iterator[Block]:
     """Yield calibration and mistakes, if one of several endings was chosen by its index."""
     import numpy as np
 
@@ -172,13 +174,13 @@ def choices_blocks(frame: pd.DataFrame) -> Iterator[Block]:
         return
     right = (frame["reference"] == frame["prediction"]).to_numpy()
     confidence = np.array([max(scores) for scores in frame["scores"]], dtype=np.float64)
-    yield _reliability(confidence, right)
+    yield _make_reliability(confidence, right)
     order = np.argsort(np.where(right, np.inf, -confidence), kind="stable")[:EXAMPLES]
-    examples = [_class_example(frame, int(number)) for number in order if not right[number]]
+    examples = [_make_class_example(frame, int(number)) for number in order if not right[number]]
     yield Block("Most confident mistakes", examples=examples)
 
 
-def _class_example(frame: pd.DataFrame, number: int) -> Example:
+def _make_class_example(frame: pd.DataFrame, number: int) -> Example:
     row = frame.iloc[number]
     inputs = frame.attrs.get("inputs", [])
     lists = [name for name in inputs if holds_lists(row[name])]
@@ -187,10 +189,10 @@ def _class_example(frame: pd.DataFrame, number: int) -> Example:
         (title, [Span(f"{endings[row[column]]} ({row['scores'][row[column]]:.3f})", kind)])
         for title, column, kind in (("predicted", "prediction", "wrong"), ("reference", "reference", "right"))
     ]
-    return Example(inputs_of(frame, row), answers)
+    return Example(get_inputs(frame, row), answers)
 
 
-def labels_blocks(frame: pd.DataFrame) -> Iterator[Block]:
+def make_label_blocks(frame: pd.DataFrame) -> Iterator[Block]:
     """Yield scores by class, if each row may have several classes."""
     import numpy as np
 
@@ -220,7 +222,7 @@ def labels_blocks(frame: pd.DataFrame) -> Iterator[Block]:
     yield Block("Per class", head=("class", "rows", "precision", "recall", "F1"), rows=rows)
 
 
-def numbers_blocks(frame: pd.DataFrame) -> Iterator[Block]:
+def make_number_blocks(frame: pd.DataFrame) -> Iterator[Block]:
     """Yield predicted against expected numbers, and the largest errors."""
     import numpy as np
 
@@ -229,15 +231,15 @@ def numbers_blocks(frame: pd.DataFrame) -> Iterator[Block]:
     reference, prediction = frame["reference"].to_numpy(), frame["prediction"].to_numpy()
     some = np.unique(np.linspace(0, len(reference) - 1, DOTS).astype(int))
     points = [(float(reference[number]), float(prediction[number])) for number in some]
-    yield Block("Predicted and expected", picture=scatter(points, "reference", "prediction"))
+    yield Block("Predicted and expected", picture=draw_scatter(points, "reference", "prediction"))
     worst = np.argsort(-np.abs(prediction - reference), kind="stable")[:EXAMPLES]
-    yield Block("Largest errors", examples=[_number_example(frame, int(number)) for number in worst])
+    yield Block("Largest errors", examples=[_make_number_example(frame, int(number)) for number in worst])
 
 
-def _number_example(frame: pd.DataFrame, number: int) -> Example:
+def _make_number_example(frame: pd.DataFrame, number: int) -> Example:
     row = frame.iloc[number]
     answers = [
         ("predicted", [Span(f"{row['prediction']:.4g}", "wrong")]),
         ("reference", [Span(f"{row['reference']:.4g}", "right")]),
     ]
-    return Example(inputs_of(frame, row), answers)
+    return Example(get_inputs(frame, row), answers)

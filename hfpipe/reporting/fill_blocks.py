@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from hfpipe.reporting.blocks import CHARACTERS, EXAMPLES, Block, Example, Span, inputs_of
+from hfpipe.reporting.blocks import CHARACTERS, EXAMPLES, Block, Example, Span, get_inputs
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -16,34 +16,34 @@ AROUND = CHARACTERS // 2
 """Characters on each side of a hidden word that are shown."""
 
 
-def fills_blocks(frame: pd.DataFrame) -> Iterator[Block]:
+def make_fill_blocks(frame: pd.DataFrame) -> Iterator[Block]:
     """Yield how often the right word was the first fill, fills of any masks, and of the hardest ones."""
     import numpy as np
 
     if frame.empty or not {"rank", "nll", "fills", "fill_scores"} <= set(frame):
         return
-    yield _places(frame["rank"].to_numpy(), frame.attrs.get("note", ""))
+    yield _count_places(frame["rank"].to_numpy(), frame.attrs.get("note", ""))
     some = np.unique(np.linspace(0, len(frame) - 1, EXAMPLES).astype(int))
     note = "Words that the model takes for most probable, with their probabilities; the right word is marked."
-    yield Block("Top fills", note, examples=[_filled_example(frame, int(number)) for number in some])
+    yield Block("Top fills", note, examples=[_make_fill_example(frame, int(number)) for number in some])
     if len(frame) > EXAMPLES:
         loss = np.where(np.isfinite(frame["nll"]), frame["nll"], np.inf)
         order = np.argsort(-loss, kind="stable")[:EXAMPLES]
-        hardest = [_filled_example(frame, int(number)) for number in order]
+        hardest = [_make_fill_example(frame, int(number)) for number in order]
         yield Block("Hardest masks", "Those whose right word is the least probable.", examples=hardest)
 
 
-def hidden_words_blocks(frame: pd.DataFrame) -> Iterator[Block]:
+def make_hidden_word_blocks(frame: pd.DataFrame) -> Iterator[Block]:
     """Yield the fills of words that an evaluation of a masked model hid, as `Run.fills` opens them."""
     frame.attrs["note"] = (
         f"One word of each of {len(frame):,} texts was hidden, with the rest of the text visible, as in a "
         "prediction; the scores above hide many tokens of a text at once. Only words that are a single token "
         "were hidden."
     )
-    yield from fills_blocks(frame)
+    yield from make_fill_blocks(frame)
 
 
-def _places(rank: Any, note: str) -> Block:
+def _count_places(rank: Any, note: str) -> Block:
     found = [
         ("first", rank == 1),
         ("2 to 5", (rank > 1) & (rank <= 5)),
@@ -54,7 +54,7 @@ def _places(rank: Any, note: str) -> Block:
     return Block("Place of the right word among the fills", note, head=("place", "rows", "share"), rows=rows)
 
 
-def _filled_example(frame: pd.DataFrame, number: int) -> Example:
+def _make_fill_example(frame: pd.DataFrame, number: int) -> Example:
     row = frame.iloc[number]
     fills: list[Span] = []
     for rank, (fill, score) in enumerate(zip(row["fills"], row["fill_scores"], strict=True), start=1):
@@ -62,12 +62,12 @@ def _filled_example(frame: pd.DataFrame, number: int) -> Example:
     place = f"place {row['rank']}" if row["rank"] else "not among the first 100"
     word = [Span(row["reference"], "right"), Span(" ")] if "reference" in frame else []
     return Example(
-        [("text", _around(row))] if "before" in frame else inputs_of(frame, row),
+        [("text", _clip_context(row))] if "before" in frame else get_inputs(frame, row),
         [("top fills", fills[:-1]), ("right word", [*word, Span(f"({place}, loss {row['nll']:.2f} nats)")])],
     )
 
 
-def _around(row: Any) -> list[Span]:
+def _clip_context(row: Any) -> list[Span]:
     """Return the text around a hidden word."""
     before, after = row["before"], row["after"]
     start = before if len(before) < AROUND else f"…{before[1 - AROUND :]}"

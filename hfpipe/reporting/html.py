@@ -16,20 +16,20 @@ from hfpipe.inspection.differences import compare_texts
 from hfpipe.inspection.shown import MARKS
 from hfpipe.reporting import sections
 from hfpipe.reporting.blocks import Block
-from hfpipe.reporting.fill_blocks import hidden_words_blocks
+from hfpipe.reporting.fill_blocks import make_hidden_word_blocks
 from hfpipe.reporting.leakage import (
     DUPLICATES,
     SCORES,
     SOURCES,
     StageLeakage,
-    duplicates,
+    find_unsearched,
     join_equal,
+    list_duplicates,
     read_stage_leakage,
-    unsearched,
 )
-from hfpipe.reporting.model_blocks import explanation_blocks, token_loss_blocks
+from hfpipe.reporting.model_blocks import make_explanation_blocks, make_token_loss_blocks
 from hfpipe.reporting.predictions import read_blocks
-from hfpipe.reporting.training import trained_stages
+from hfpipe.reporting.training import read_trainings
 from hfpipe.reporting.verdict import Verdict, read_verdict
 from hfpipe.runs.run import Run
 from hfpipe.store.artifacts import MODEL, get_predictions_path
@@ -82,26 +82,26 @@ class Evaluation(NamedTuple):
     leakage: StageLeakage | None
 
 
-def page(run: Run) -> str:
+def render_page(run: Run) -> str:
     """Return a complete HTML page; all texts are escaped, and it loads nothing."""
     scored = [stage for stage, report in run.reports.items() if report.scores]
-    evaluations = [_evaluation(run, stage) for stage in scored if not is_copy(stage)]
+    evaluations = [_read_evaluation(run, stage) for stage in scored if not is_copy(stage)]
     copies = [stage for stage in scored if is_copy(stage)]
     audits = [each.leakage for each in evaluations]
     audits += join_equal(read_stage_leakage(stage, run.reports[stage], None) for stage in copies)
     ledgers = (sections.read_ledger(stage, report) for stage, report in run.reports.items())
     return _render(
         "page.html.j2",
-        title=_title(run),
+        title=_get_title(run),
         speed_head=number_format.SPEED_HEAD,
         evaluations=evaluations,
-        matrices=_matrices(run),
+        matrices=_list_matrices(run),
         copies=[
-            EvaluatedCopy(stage, _score_tables(run, stage), read_verdict(run, stage)) for stage in copies
+            EvaluatedCopy(stage, _make_score_tables(run, stage), read_verdict(run, stage)) for stage in copies
         ],
-        chain=sections.stage_chain(run) if run.reports else "",
-        stages=sections.stage_lines(run),
-        trained=trained_stages(run),
+        chain=sections.draw_stages(run) if run.reports else "",
+        stages=sections.list_stage_lines(run),
+        trained=read_trainings(run),
         searches=[
             (stage, report.summary, *number_format.format_trials(report))
             for stage, report in run.reports.items()
@@ -111,18 +111,18 @@ def page(run: Run) -> str:
         leakages=[audit for audit in audits if audit is not None],
         source_head=SOURCES,
         clean_head=SCORES,
-        duplicates=(DUPLICATES, duplicates(run)),
-        unsearched=unsearched(run),
-        settings=sections.settings_texts(run),
-        versions=sections.versions(run),
-        files=sections.files_read(run),
-        made=sections.provenance(run),
-        command=sections.run_again(run),
+        duplicates=(DUPLICATES, list_duplicates(run)),
+        unsearched=find_unsearched(run),
+        settings=sections.format_settings(run),
+        versions=sections.list_versions(run),
+        files=sections.list_files_read(run),
+        made=sections.list_provenance(run),
+        command=sections.format_rerun(run),
     )
 
 
-def comparison_page(found: ComparisonRecord) -> str:
-    """Return a page that compares several systems, created like `page`."""
+def render_comparison(found: ComparisonRecord) -> str:
+    """Return a page that compares several systems, created like `render_page`."""
     first, *others = found.systems
     corrected = f"; p corrected for {len(others)} comparisons (Holm)" if len(others) > 1 else ""
     lines = [
@@ -131,12 +131,12 @@ def comparison_page(found: ComparisonRecord) -> str:
         *(f"Left out: {rows:,} rows of {name}." for name, rows in found.left_out.items()),
     ]
     main = number_format.select_main_scores(found.scores)
-    tables = sections.score_tables(found.scores, main, first)
+    tables = sections.make_score_tables(found.scores, main, first)
     return _render("comparison.html.j2", title=", ".join(found.systems), lines=lines, tables=tables)
 
 
-def rows_page(shown: ShownStage) -> str:
-    """Return a page of rows as a stage reads them, created like `page`."""
+def render_rows(shown: ShownStage) -> str:
+    """Return a page of rows as a stage reads them, created like `render_page`."""
     rows = [
         (row, [(name, *compare_texts(before, after)) for name, before, after in row.columns])
         for row in shown.rows
@@ -144,13 +144,13 @@ def rows_page(shown: ShownStage) -> str:
     return _render("rows.html.j2", title=f"{shown.stage}: {shown.split}", shown=shown, rows=rows, marks=MARKS)
 
 
-def _matrices(run: Run) -> list[CombinationTable]:
+def _list_matrices(run: Run) -> list[CombinationTable]:
     """Return the tables of a matrix, those of evaluations first."""
-    found = [_matrix(run, stage) for stage, report in run.reports.items() if report.kind == "matrix"]
+    found = [_read_matrix(run, stage) for stage, report in run.reports.items() if report.kind == "matrix"]
     return sorted(found, key=lambda each: "verdict" not in each.head)
 
 
-def _matrix(run: Run, stage: str) -> CombinationTable:
+def _read_matrix(run: Run, stage: str) -> CombinationTable:
     """Return the combinations as a table, with the verdict on each one that was evaluated."""
     report = run.reports[stage]
     head, rows = number_format.format_matrix(report)
@@ -161,32 +161,32 @@ def _matrix(run: Run, stage: str) -> CombinationTable:
     verdicts = [read_verdict(run, member) for member in members]
     rows = [[*row, verdict.title] for row, verdict in zip(rows, verdicts, strict=True)]
     scores = {member.partition("@")[2]: run.reports[member].scores[0] for member in members}
-    chart = sections.chart_combinations(scores)
+    chart = sections.draw_combinations(scores)
     caption = "A row for each combination, with 95 % intervals"
     trained = f"{len(members)} models. The first one: {verdicts[0].trained}"
     return CombinationTable(stage, report.summary, trained, chart, caption, [*head, "verdict"], rows)
 
 
-def _evaluation(run: Run, stage: str) -> Evaluation:
-    report, tables = run.reports[stage], _score_tables(run, stage)
-    frame, unreadable = _predictions(run, stage)
+def _read_evaluation(run: Run, stage: str) -> Evaluation:
+    report, tables = run.reports[stage], _make_score_tables(run, stage)
+    frame, unreadable = _read_predictions(run, stage)
     return Evaluation(
         stage,
         read_verdict(run, stage),
         tables,
         run.model(stage),
-        list(_blocks(run, stage, frame)),
+        list(_make_blocks(run, stage, frame)),
         number_format.make_speed_rows(report),
         unreadable,
         read_stage_leakage(stage, report, frame),
     )
 
 
-def _score_tables(run: Run, stage: str) -> sections.Scores:
-    return sections.score_tables(run.reports[stage].scores, run.main_scores(stage), MODEL)
+def _make_score_tables(run: Run, stage: str) -> sections.Scores:
+    return sections.make_score_tables(run.reports[stage].scores, run.main_scores(stage), MODEL)
 
 
-def _predictions(run: Run, stage: str) -> tuple[pd.DataFrame | None, str]:
+def _read_predictions(run: Run, stage: str) -> tuple[pd.DataFrame | None, str]:
     """Return the predictions of a stage, or why they cannot be read; the scores are shown anyway."""
     system = next(iter(run.reports[stage].facts.get("trainings", {}).get(MODEL, [])), MODEL)
     if not get_predictions_path(run.folders[stage], system).is_file():
@@ -197,26 +197,26 @@ def _predictions(run: Run, stage: str) -> tuple[pd.DataFrame | None, str]:
         return None, str(error)
 
 
-def _blocks(run: Run, stage: str, frame: pd.DataFrame | None) -> Iterator[Block]:
-    yield from hidden_words_blocks(run.fills(stage))
+def _make_blocks(run: Run, stage: str, frame: pd.DataFrame | None) -> Iterator[Block]:
+    yield from make_hidden_word_blocks(run.fills(stage))
     if frame is not None:
         yield from read_blocks(frame)
-        yield from explanation_blocks(run.explanations(stage))
-    yield from token_loss_blocks(run.reports[stage].facts)
+        yield from make_explanation_blocks(run.explanations(stage))
+    yield from make_token_loss_blocks(run.reports[stage].facts)
 
 
-def _title(run: Run) -> str:
+def _get_title(run: Run) -> str:
     folder = next(iter(run.folders.values()), None)
     return folder.resolve().parent.name if folder is not None else "hfpipe"
 
 
 def _render(template: str, **values: Any) -> str:
-    text = _environment().get_template(template).render(**values)
+    text = _create_environment().get_template(template).render(**values)
     return number_format.make_lines_visible(text)
 
 
 @cache
-def _environment() -> Environment:
+def _create_environment() -> Environment:
     """Return the environment that compiles and caches the templates."""
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from hfpipe import number_format
 from hfpipe.references.places import Place
 from hfpipe.report import Report, Score
-from hfpipe.reporting.blocks import EXAMPLES, Example, Span, inputs_of
+from hfpipe.reporting.blocks import EXAMPLES, Example, Span, get_inputs
 from hfpipe.runs.run import Run
 
 if TYPE_CHECKING:
@@ -59,8 +59,8 @@ def read_stage_leakage(stage: str, report: Report, frame: pd.DataFrame | None) -
             for name, counts in found["sources"].items()
         ],
         list(_compare_scores(report.scores, found["clean_scores"])),
-        list(_notes(found)),
-        [] if frame is None else list(_examples(found, frame)),
+        list(_list_notes(found)),
+        [] if frame is None else list(_select_examples(found, frame)),
     )
 
 
@@ -112,7 +112,7 @@ def _compare_scores(scores: Sequence[Score], clean: Sequence[Mapping[str, Any]])
             ]
 
 
-def _notes(found: Mapping[str, Any]) -> Iterator[str]:
+def _list_notes(found: Mapping[str, Any]) -> Iterator[str]:
     if found["conflicts"]:
         conflicts = f"{found['conflicts']:,} rows have the text of a training row with another label"
         yield f"Label conflicts: {conflicts}."
@@ -122,7 +122,7 @@ def _notes(found: Mapping[str, Any]) -> Iterator[str]:
         yield f"Trained elsewhere, on data that is not known: {', '.join(found['unknown'])}."
 
 
-def _examples(found: Mapping[str, Any], frame: pd.DataFrame) -> Iterator[Example]:
+def _select_examples(found: Mapping[str, Any], frame: pd.DataFrame) -> Iterator[Example]:
     """Yield overlapping rows: label conflicts first, then equal texts, excerpts and near duplicates."""
     known = found.get("examples") or {"": found["rows"]}  # earlier versions did not store the kind
     order = ("conflict", "exact", "excerpt", "near", "")
@@ -133,10 +133,10 @@ def _examples(found: Mapping[str, Any], frame: pd.DataFrame) -> Iterator[Example
     there = {row: number for number, row in enumerate(frame["row"].tolist())}
     for row, kind in [each for each in kinds.items() if each[0] in there][:EXAMPLES]:
         what = [("overlap", [Span(TITLES[kind])])] if kind else []
-        yield Example(inputs_of(frame, frame.iloc[there[row]]), [("row", [Span(f"{row:,}")]), *what])
+        yield Example(get_inputs(frame, frame.iloc[there[row]]), [("row", [Span(f"{row:,}")]), *what])
 
 
-def duplicates(run: Run) -> list[list[str]]:
+def list_duplicates(run: Run) -> list[list[str]]:
     """Return a row for each step that removed duplicates from a data set, with the columns `DUPLICATES`."""
     rows = []
     for stage, report in run.reports.items():
@@ -156,7 +156,7 @@ def duplicates(run: Run) -> list[list[str]]:
     return rows
 
 
-def unsearched(run: Run) -> list[str]:
+def find_unsearched(run: Run) -> list[str]:
     """Return the data sets without a step that removes duplicates."""
     return [
         stage

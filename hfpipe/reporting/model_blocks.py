@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from hfpipe.reporting.blocks import Block, Example, Span
-from hfpipe.reporting.charts import Bar, intervals
+from hfpipe.reporting.charts import Bar, draw_intervals
 
 SHADES = 5
 """Number of shades of a token, by its attribution relative to the strongest token of its text."""
@@ -14,7 +14,7 @@ STRONGEST = 3
 """Number of tokens that are listed with their values."""
 
 
-def token_loss_blocks(facts: Mapping[str, Any]) -> Iterator[Block]:
+def make_token_loss_blocks(facts: Mapping[str, Any]) -> Iterator[Block]:
     """Yield the loss by position and by frequency of the token, if an evaluation measured them."""
     found = facts.get("token_losses") or {}
     note = f"Means over {found.get('tokens', 0):,} tokens of examples of all lengths."
@@ -23,26 +23,28 @@ def token_loss_blocks(facts: Mapping[str, Any]) -> Iterator[Block]:
         ("frequencies", "Loss by how often the train split has the token", "{} times"),
     ):
         if len(groups := found.get(key, ())) > 1:
-            bars = [_bar(unit, *group) for group in groups]
-            yield Block(title, note, picture=intervals(bars, "loss (nats per token)"))
+            bars = [_make_bar(unit, *group) for group in groups]
+            yield Block(title, note, picture=draw_intervals(bars, "loss (nats per token)"))
 
 
-def _bar(unit: str, low: float, high: float, loss: float, tokens: float) -> Bar:
+def _make_bar(unit: str, low: float, high: float, loss: float, tokens: float) -> Bar:
     name = f"{low:,.0f}" if low == high else f"{low:,.0f} to {high:,.0f}"
     return Bar(unit.format(name), loss, loss, loss, own=True)
 
 
-def explanation_blocks(entries: Sequence[Mapping[str, Any]]) -> Iterator[Block]:
+def make_explanation_blocks(entries: Sequence[Mapping[str, Any]]) -> Iterator[Block]:
     """Yield predictions whose tokens are shaded by their integrated gradients."""
     if entries:
         note = (
             "Integrated gradients of the predicted class: a solid line marks tokens that speak for it, a "
             "dotted one tokens against it; the shade is relative to the strongest token of the text."
         )
-        yield Block("What predictions depend on", note, examples=[_explained(entry) for entry in entries])
+        yield Block(
+            "What predictions depend on", note, examples=[_make_explained_example(entry) for entry in entries]
+        )
 
 
-def _explained(entry: Mapping[str, Any]) -> Example:
+def _make_explained_example(entry: Mapping[str, Any]) -> Example:
     tokens, values = entry["tokens"], entry["attributions"]
     most = max(map(abs, values), default=0.0) or 1.0
     spans = []

@@ -21,8 +21,8 @@ import yaml
 from hfpipe import number_format
 from hfpipe.errors import StageError
 from hfpipe.references.places import Place
-from hfpipe.reporting.sections import score_lines
-from hfpipe.reporting.verdict import describe_model, place_name, read_verdict
+from hfpipe.reporting.sections import list_score_lines
+from hfpipe.reporting.verdict import describe_model, name_place, read_verdict
 from hfpipe.runner import PlannedStage
 from hfpipe.runs.run import Run, read_run
 from hfpipe.stages.evaluate import Evaluate
@@ -74,13 +74,13 @@ def refresh_card(folder: Path, licences: Mapping[str, str]) -> bool:
     """
     made = read_stage(folder)
     evaluations = find_evaluations(folder)
-    digest = _digest(folder, evaluations, licences)
+    digest = _digest_reports(folder, evaluations, licences)
     path = folder / CARD
     before = path.read_text(encoding="utf-8") if path.is_file() else ""
     found = STAMP.search(before)
     if before and (found is None or found[1] == digest or found[2] != _digest_text(before)):
         return False  # not by hfpipe, up to date, or edited
-    write_atomically(path, _fill_stamp(_card(folder, made, evaluations, licences), digest))
+    write_atomically(path, _fill_stamp(_render_card(folder, made, evaluations, licences), digest))
     return True
 
 
@@ -98,7 +98,7 @@ def find_evaluations(folder: Path) -> dict[str, Path]:
     return {name: path for _, name, path in sorted(found)}
 
 
-def _digest(folder: Path, evaluations: Mapping[str, Path], licences: Mapping[str, str]) -> str:
+def _digest_reports(folder: Path, evaluations: Mapping[str, Path], licences: Mapping[str, str]) -> str:
     reports = [path / "report.json" for path in (folder, *evaluations.values())]
     contents = [hashlib.sha256(path.read_bytes()).hexdigest() for path in reports]
     text = json.dumps([FORM, contents, sorted(licences.items())])
@@ -116,7 +116,9 @@ def _fill_stamp(card: str, digest: str) -> str:
     return card.replace(empty, f"<!-- hfpipe {digest} {_digest_text(card)} -->", 1)
 
 
-def _card(folder: Path, made: StageFile, evaluations: Mapping[str, Path], licences: Mapping[str, str]) -> str:
+def _render_card(
+    folder: Path, made: StageFile, evaluations: Mapping[str, Path], licences: Mapping[str, str]
+) -> str:
     from huggingface_hub import ModelCard
 
     run = _open_stage(folder, made, evaluations)
@@ -127,18 +129,18 @@ def _card(folder: Path, made: StageFile, evaluations: Mapping[str, Path], licenc
     scores = (f"{name} {value:.4g}" for name, value in facts.get("validation", {}).items() if "[" not in name)
     versions = (f"{library} {version}" for library, version in run.reports[stage].versions.items())
     card = ModelCard.from_template(
-        _metadata(run, stage, task, licences),
+        _make_metadata(run, stage, task, licences),
         template_path=str(TEMPLATE),
         stamp="<!-- hfpipe -->",
         title=_escape_markdown(f"{folder.resolve().parent.name}: {stage}"),
         about=_escape_markdown(describe_model(run, f"stage:{stage}")),
         pipeline=facts.get("pipeline"),
-        data=[[_escape_markdown(cell) for cell in row] for row in _data(run, made, licences)],
+        data=[[_escape_markdown(cell) for cell in row] for row in _list_data(run, made, licences)],
         model_licence=_escape_markdown(
             licences.get(stage) or "not named in the recipe (licence: of the stage)"
         ),
-        training=[(name, _escape_markdown(value)) for name, value in _training(run, stage)],
-        settings=number_format.make_lines_visible(_settings(settings)).replace("```", "'''"),
+        training=[(name, _escape_markdown(value)) for name, value in _list_training(run, stage)],
+        settings=number_format.make_lines_visible(_format_settings(settings)).replace("```", "'''"),
         evaluations=[_describe_evaluation(run, name, verdicts[name]) for name in verdicts],
         validation=_escape_markdown(", ".join(scores)),
         limits=[_escape_markdown(limit) for limit in dict.fromkeys(limits)],
@@ -158,7 +160,7 @@ def _open_stage(folder: Path, made: StageFile, evaluations: Mapping[str, Path]) 
     return read_run({**folders, made.name: folder, **evaluations})
 
 
-def _metadata(run: Run, stage: str, task: Mapping[str, Any], licences: Mapping[str, str]) -> Any:
+def _make_metadata(run: Run, stage: str, task: Mapping[str, Any], licences: Mapping[str, str]) -> Any:
     from huggingface_hub import ModelCardData
 
     settings = run.made(stage).identity.settings
@@ -177,7 +179,7 @@ def _metadata(run: Run, stage: str, task: Mapping[str, Any], licences: Mapping[s
     )
 
 
-def _data(run: Run, made: StageFile, licences: Mapping[str, str]) -> Iterator[tuple[str, ...]]:
+def _list_data(run: Run, made: StageFile, licences: Mapping[str, str]) -> Iterator[tuple[str, ...]]:
     for name in made.folders:
         report = run.reports.get(name)
         if report is None or report.data is None:
@@ -188,10 +190,10 @@ def _data(run: Run, made: StageFile, licences: Mapping[str, str]) -> Iterator[tu
         yield name, origin, splits, licences.get(name) or "not named in the recipe"
 
 
-def _training(run: Run, stage: str) -> Iterator[tuple[str, str]]:
+def _list_training(run: Run, stage: str) -> Iterator[tuple[str, str]]:
     report, settings = run.reports[stage], run.made(stage).identity.settings
     base = settings.get("model")
-    start = f"scratch ({base.get('type')})" if isinstance(base, Mapping) else place_name(base)
+    start = f"scratch ({base.get('type')})" if isinstance(base, Mapping) else name_place(base)
     yield "started from", start
     for key in ("parameters", "trained_parameters", "steps", "examples_a_step", "tokens"):
         if key in report.facts:
@@ -203,7 +205,7 @@ def _training(run: Run, stage: str) -> Iterator[tuple[str, str]]:
     yield "time", number_format.format_duration(report.seconds)
 
 
-def _settings(settings: Mapping[str, Any]) -> str:
+def _format_settings(settings: Mapping[str, Any]) -> str:
     """Return the settings of the training as YAML, without possible secrets."""
     names = ("task", "model", "tokenizer", "training", "adapter", "early_stopping")
     shown = {name: _remove_secrets(settings[name]) for name in names if settings.get(name)}
@@ -221,7 +223,7 @@ def _is_secret(name: str, value: Any) -> bool:
 
 
 def _describe_evaluation(run: Run, stage: str, verdict: Any) -> CardEvaluation:
-    lines = score_lines(run.main_scores(stage), MODEL)
+    lines = list_score_lines(run.main_scores(stage), MODEL)
     cells = [(each.metric, each.system, each.value, each.difference, each.p_value) for each in lines]
     rows = [[_escape_markdown(cell) for cell in row] for row in cells]
     return CardEvaluation(

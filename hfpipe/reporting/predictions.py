@@ -7,9 +7,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from hfpipe.reporting.class_blocks import choices_blocks, classes_blocks, labels_blocks, numbers_blocks
-from hfpipe.reporting.fill_blocks import fills_blocks
-from hfpipe.reporting.text_blocks import answers_blocks, losses_blocks, outputs_blocks, tags_blocks
+from hfpipe.reporting.class_blocks import (
+    make_choice_blocks,
+    make_class_blocks,
+    make_label_blocks,
+    make_number_blocks,
+)
+from hfpipe.reporting.fill_blocks import make_fill_blocks
+from hfpipe.reporting.text_blocks import (
+    make_answer_blocks,
+    make_loss_blocks,
+    make_output_blocks,
+    make_tag_blocks,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -17,15 +27,15 @@ if TYPE_CHECKING:
     from hfpipe.reporting.blocks import Block
 
 KINDS = (
-    classes_blocks,
-    choices_blocks,
-    labels_blocks,
-    numbers_blocks,
-    tags_blocks,
-    answers_blocks,
-    fills_blocks,
-    outputs_blocks,
-    losses_blocks,
+    make_class_blocks,
+    make_choice_blocks,
+    make_label_blocks,
+    make_number_blocks,
+    make_tag_blocks,
+    make_answer_blocks,
+    make_fill_blocks,
+    make_output_blocks,
+    make_loss_blocks,
 )
 """Each yields its blocks if its columns exist."""
 

@@ -13,7 +13,7 @@ import yaml
 from hfpipe import number_format
 from hfpipe.report import GitState, Machine, Report, Score
 from hfpipe.reporting import diagrams
-from hfpipe.reporting.charts import Bar, intervals
+from hfpipe.reporting.charts import Bar, draw_intervals
 from hfpipe.runs.run import Run
 
 COMBINATIONS = 40
@@ -59,52 +59,52 @@ class Scores:
     """A row for each main score of a system that was trained several times."""
 
 
-def score_tables(scores: Sequence[Score], main: Sequence[Score], first: str) -> Scores:
+def make_score_tables(scores: Sequence[Score], main: Sequence[Score], first: str) -> Scores:
     """Return scores as tables and charts; `first` is the system that the others are compared with."""
     whole = [score for score in scores if number_format.split_class(score.metric)[1] is None]
     return Scores(
-        chart=_chart(whole[0], first) if whole else "",
-        main=list(score_lines(main, first)),
-        others=list(score_lines([score for score in whole if score not in main], first)),
-        more_charts=[_chart(score, first) for score in whole[1:]],
-        class_charts=list(_chart_classes([score for score in scores if score not in whole])),
+        chart=_draw_score(whole[0], first) if whole else "",
+        main=list(list_score_lines(main, first)),
+        others=list(list_score_lines([score for score in whole if score not in main], first)),
+        more_charts=[_draw_score(score, first) for score in whole[1:]],
+        class_charts=list(_draw_classes([score for score in scores if score not in whole])),
         signatures=[(score.metric, f"{score.n:,}", score.signature) for score in whole],
         spreads=number_format.format_spreads(main, first),
     )
 
 
-def _chart(score: Score, first: str) -> str:
+def _draw_score(score: Score, first: str) -> str:
     own = Bar(first, score.value, score.low, score.high, own=True)
     others = [
         Bar(each.baseline.removeprefix("stage:"), each.value, each.low, each.high)
         for each in score.comparisons
     ]
-    return intervals([own, *others], _axis(score))
+    return draw_intervals([own, *others], _name_axis(score))
 
 
-def _axis(score: Score) -> str:
+def _name_axis(score: Score) -> str:
     better = "higher" if score.higher_is_better else "lower"
     return f"{score.metric} ({better} is better, 95 % intervals)"
 
 
-def chart_combinations(scores: Mapping[str, Score]) -> str:
+def draw_combinations(scores: Mapping[str, Score]) -> str:
     """Return the main score of each combination of a matrix as a chart; none of too many of them."""
     if not 1 < len(scores) <= COMBINATIONS:
         return ""
     bars = [Bar(name, each.value, each.low, each.high, own=True) for name, each in scores.items()]
-    return intervals(bars, _axis(next(iter(scores.values()))))
+    return draw_intervals(bars, _name_axis(next(iter(scores.values()))))
 
 
-def _chart_classes(scores: Sequence[Score]) -> Iterator[str]:
+def _draw_classes(scores: Sequence[Score]) -> Iterator[str]:
     groups: dict[str, list[Bar]] = {}
     for score in scores:
         metric, label = number_format.split_class(score.metric)
         groups.setdefault(metric, []).append(Bar(str(label), score.value, score.low, score.high, own=True))
     for metric, bars in groups.items():
-        yield intervals(bars, f"{metric} by class")
+        yield draw_intervals(bars, f"{metric} by class")
 
 
-def score_lines(scores: Sequence[Score], first: str) -> Iterator[Line]:
+def list_score_lines(scores: Sequence[Score], first: str) -> Iterator[Line]:
     """Yield a row a score and system; `first` is the one that the others are compared with."""
     for score in scores:
         yield Line(score.metric, first, number_format.format_score(score))
@@ -120,20 +120,20 @@ def score_lines(scores: Sequence[Score], first: str) -> Iterator[Line]:
             )
 
 
-def stage_chain(run: Run) -> str:
+def draw_stages(run: Run) -> str:
     """Return a picture of the stages, with the result and the duration of each."""
     inputs = {stage: run.made(stage).identity.inputs for stage in run.reports}
-    cached = _cached(run)
+    cached = _find_cached(run)
     nodes = []
-    for name in _inputs_first(inputs):
+    for name in _sort_by_inputs(inputs):
         report = run.reports[name]
         time = number_format.format_duration(report.seconds) + (", cached" if name in cached else "")
         text = ": ".join(filter(None, (_describe_input(report), number_format.make_visible(report.summary))))
         nodes.append(diagrams.Node(name, report.kind, time, text, list(inputs[name])))
-    return diagrams.chain(nodes)
+    return diagrams.draw_chain(nodes)
 
 
-def _cached(run: Run) -> set[str]:
+def _find_cached(run: Run) -> set[str]:
     """Return the stages that an earlier run had made; a report tells when the run that made it started."""
     started = {
         name: report.provenance.started
@@ -158,7 +158,7 @@ def _describe_input(report: Report) -> str:
     return f"reads {rows:,} rows{more}"
 
 
-def _inputs_first(inputs: Mapping[str, Collection[str]]) -> list[str]:
+def _sort_by_inputs(inputs: Mapping[str, Collection[str]]) -> list[str]:
     """Return the stages in order, but each after the stages that it reads, which may be newer."""
     placed: list[str] = []
     while rest := [name for name in inputs if name not in placed]:
@@ -180,16 +180,16 @@ class StageLine(NamedTuple):
     folder: str
 
 
-def stage_lines(run: Run) -> list[StageLine]:
+def list_stage_lines(run: Run) -> list[StageLine]:
     """Return a row for each stage, with whether the last run made it or an earlier one."""
-    cached = _cached(run)
+    cached = _find_cached(run)
     return [
         StageLine(
             name,
             report.kind,
             number_format.format_duration(report.seconds),
             "cached" if name in cached else "run",
-            _finished(run, name),
+            _format_end(run, name),
             report.summary,
             str(run.folders[name]),
         )
@@ -197,7 +197,7 @@ def stage_lines(run: Run) -> list[StageLine]:
     ]
 
 
-def _finished(run: Run, stage: str) -> str:
+def _format_end(run: Run, stage: str) -> str:
     seconds = (run.folders[stage] / "report.json").stat().st_mtime
     return f"{datetime.fromtimestamp(seconds, tz=timezone.utc):%Y-%m-%d %H:%M} UTC"
 
@@ -224,22 +224,22 @@ class StageLedger:
 
 def read_ledger(stage: str, report: Report) -> StageLedger | None:
     """Return the ledger of a stage, if it counted anything."""
-    groups, facts = report.parts, _plain_facts(report)
+    groups, facts = report.parts, _list_plain_facts(report)
     if not groups and not facts:
         return None
     entries = list(dict.fromkeys(entry for counts in groups.values() for entry in counts))
-    rows = [[entry, *(_count(counts.get(entry)) for counts in groups.values())] for entry in entries]
-    return StageLedger(stage, list(_draw_flows(report)), ["", *groups], rows, facts)
+    rows = [[entry, *(_format_value(counts.get(entry)) for counts in groups.values())] for entry in entries]
+    return StageLedger(stage, list(_make_flows(report)), ["", *groups], rows, facts)
 
 
-def _draw_flows(report: Report) -> Iterator[Flow]:
+def _make_flows(report: Report) -> Iterator[Flow]:
     for name, counts in report.parts.items():
         amounts = {entry: count for entry, count in counts.items() if isinstance(count, int | float)}
         if "in" in amounts and "kept" in amounts:
             parts = {"kept": amounts["kept"]} | {
                 entry: count for entry, count in amounts.items() if entry not in ("in", "kept") and count > 0
             }
-            yield _make_flow(f"{name}: {_count(amounts['in'])} came in", parts)
+            yield _make_flow(f"{name}: {_format_value(amounts['in'])} came in", parts)
         elif {"tokens", "truncated"} <= amounts.keys():
             yield _make_flow(
                 f"tokens of {name}", {"kept": amounts["tokens"], "truncated": amounts["truncated"]}
@@ -249,29 +249,29 @@ def _draw_flows(report: Report) -> Iterator[Flow]:
 
 
 def _make_flow(title: str, counts: Mapping[str, float]) -> Flow:
-    shown = [(name, _count(count)) for name, count in counts.items()]
-    return Flow(title, diagrams.stacked(counts, title), shown)
+    shown = [(name, _format_value(count)) for name, count in counts.items()]
+    return Flow(title, diagrams.draw_stacked(counts, title), shown)
 
 
-def _plain_facts(report: Report) -> list[tuple[str, str]]:
+def _list_plain_facts(report: Report) -> list[tuple[str, str]]:
     """Return the facts of a tokenizer that are numbers or words."""
     if report.kind != "tokenizer":
         return []
     return [
         (
             MEASURED.get(name, name.replace("_", " ")),
-            f"{value:.4g}" if isinstance(value, float) else _count(value),
+            f"{value:.4g}" if isinstance(value, float) else _format_value(value),
         )
         for name, value in report.facts.items()
         if isinstance(value, str | int | float)
     ]
 
 
-def _count(value: Any) -> str:
+def _format_value(value: Any) -> str:
     return "" if value is None else f"{value:,}" if isinstance(value, int | float) else str(value)
 
 
-def settings_texts(run: Run) -> list[tuple[str, str]]:
+def format_settings(run: Run) -> list[tuple[str, str]]:
     """Return for each stage its name with seed and key, and its settings as YAML."""
     texts = []
     for stage in run.reports:
@@ -281,7 +281,7 @@ def settings_texts(run: Run) -> list[tuple[str, str]]:
     return texts
 
 
-def versions(run: Run) -> list[tuple[str, str]]:
+def list_versions(run: Run) -> list[tuple[str, str]]:
     """Return the versions of each library when the stages ran."""
     found: dict[str, list[str]] = {}
     for report in run.reports.values():
@@ -291,7 +291,7 @@ def versions(run: Run) -> list[tuple[str, str]]:
     return [(library, ", ".join(each)) for library, each in found.items()]
 
 
-def provenance(run: Run) -> tuple[list[str], list[list[str]]]:
+def list_provenance(run: Run) -> tuple[list[str], list[list[str]]]:
     """Return a table of the provenance of the stages: its header, and a row for each stage."""
     head = ["stage", "started", "took", "commit of the recipe", "command", "machine", "FLOPs", "energy"]
     rows = []
@@ -305,9 +305,9 @@ def provenance(run: Run) -> tuple[list[str], list[list[str]]]:
                 stage,
                 known.started.replace("T", " ").replace("+00:00", " UTC"),
                 number_format.format_duration(report.seconds),
-                commit_line(known.git),
+                describe_commit(known.git),
                 " ".join(map(quote, known.command)),
-                machine_line(known.machine),
+                describe_machine(known.machine),
                 f"{flops:.3g}" if flops else "",
                 f"{energy:.3g} kWh" if energy else "",
             ]
@@ -316,25 +316,25 @@ def provenance(run: Run) -> tuple[list[str], list[list[str]]]:
     return [head[number] for number in kept], [[row[number] for number in kept] for row in rows]
 
 
-def commit_line(git: GitState | None) -> str:
+def describe_commit(git: GitState | None) -> str:
     """Return the commit, and whether there were uncommitted changes."""
     return "" if git is None else git.commit[:12] + (" with changes" if git.dirty else "")
 
 
-def machine_line(machine: Machine) -> str:
+def describe_machine(machine: Machine) -> str:
     """Return processor, cores, memory and GPUs in one line."""
     memory = f", {number_format.format_bytes(machine.memory)}" if machine.memory else ""
     gpus = "".join(f"; {gpu}" for gpu in machine.gpus)
     return f"{machine.cpu}, {machine.cores} cores{memory}{gpus}"
 
 
-def files_read(run: Run) -> list[tuple[str, str]]:
+def list_files_read(run: Run) -> list[tuple[str, str]]:
     """Return the local files and packages that the stages read, with the digest of their content."""
     found = [item for stage in run.reports for item in run.made(stage).identity.files.items()]
     return [(name, digest[:16]) for name, digest in dict.fromkeys(found)]
 
 
-def run_again(run: Run) -> str:
+def format_rerun(run: Run) -> str:
     """Return the command that recreates missing parts of the run."""
     folder = next(iter(run.folders.values()), None)
     if run.recipe is None:

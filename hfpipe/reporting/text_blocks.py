@@ -14,12 +14,12 @@ from hfpipe.reporting.blocks import (
     Block,
     Example,
     Span,
-    clipped,
+    clip_text,
+    get_inputs,
     holds_lists,
     holds_texts,
-    inputs_of,
 )
-from hfpipe.reporting.charts import Curve, curve_chart, histogram
+from hfpipe.reporting.charts import Curve, draw_curves, draw_histogram
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,7 +31,7 @@ COMPARED = 20_000
 """Maximum number of rows that are compared with the reference to find the best and the worst."""
 
 
-def tags_blocks(frame: pd.DataFrame) -> Iterator[Block]:
+def make_tag_blocks(frame: pd.DataFrame) -> Iterator[Block]:
     """Yield the sentences with the most wrong tags."""
     import numpy as np
 
@@ -53,7 +53,7 @@ def tags_blocks(frame: pd.DataFrame) -> Iterator[Block]:
     yield Block(
         "Sentences with mistakes",
         note,
-        examples=[_tagged_example(frame.iloc[number], words[0]) for number in worst],
+        examples=[_make_tag_example(frame.iloc[number], words[0]) for number in worst],
     )
 
 
@@ -61,7 +61,7 @@ def _count_differences(reference: Sequence[str], prediction: Sequence[str]) -> i
     return sum(a != b for a, b in zip(reference, prediction, strict=False))
 
 
-def _tagged_example(row: Any, words: str) -> Example:
+def _make_tag_example(row: Any, words: str) -> Example:
     answers = []
     for title, column, other in (
         ("predicted", "prediction", "reference"),
@@ -78,7 +78,7 @@ def _tagged_example(row: Any, words: str) -> Example:
     return Example([], answers)
 
 
-def answers_blocks(frame: pd.DataFrame) -> Iterator[Block]:
+def make_answer_blocks(frame: pd.DataFrame) -> Iterator[Block]:
     """Yield the most confident wrong answers to questions, marked in their contexts."""
     import numpy as np
 
@@ -88,31 +88,31 @@ def answers_blocks(frame: pd.DataFrame) -> Iterator[Block]:
     pairs = zip(frame["prediction"], frame["reference"], strict=True)
     right = np.array([given in list(accepted) or not (given or len(accepted)) for given, accepted in pairs])
     order = np.argsort(np.where(right, -np.inf, frame["score"].to_numpy()))[::-1][:EXAMPLES]
-    examples = [_answered_example(frame, int(number), inputs[-1]) for number in order if not right[number]]
+    examples = [_make_answer_example(frame, int(number), inputs[-1]) for number in order if not right[number]]
     note = f"{right.sum():,} of {len(right):,} answers are exactly one of the accepted ones."
     yield Block("Most confident wrong answers", note, examples=examples)
 
 
-def _answered_example(frame: pd.DataFrame, number: int, context_column: str) -> Example:
+def _make_answer_example(frame: pd.DataFrame, number: int, context_column: str) -> Example:
     row = frame.iloc[number]
     start, end, context = int(row["start"]), int(row["end"]), str(row[context_column])
     around = CHARACTERS // 2
     begin, stop = max(0, start - around), min(len(context), max(end, start) + around)
-    marked = [
+    spans = [
         Span(("…" if begin else "") + context[begin:start]),
         Span(context[start:end], "wrong"),
         Span(context[end:stop] + ("…" if stop < len(context) else "")),
     ]
     found = " / ".join(map(str, row["reference"])) or "no answer"
-    inputs = [(name, spans) for name, spans in inputs_of(frame, row) if name != context_column]
+    inputs = [(name, spans) for name, spans in get_inputs(frame, row) if name != context_column]
     answers = [
         ("predicted", [Span(f"{row['prediction'] or 'no answer'} ({row['score']:.3f})", "wrong")]),
         ("reference", [Span(found, "right")]),
     ]
-    return Example([*inputs, (context_column, marked)], answers)
+    return Example([*inputs, (context_column, spans)], answers)
 
 
-def outputs_blocks(frame: pd.DataFrame) -> Iterator[Block]:
+def make_output_blocks(frame: pd.DataFrame) -> Iterator[Block]:
     """Yield the texts that share most and fewest words with the reference, with marked differences."""
     import numpy as np
 
@@ -125,21 +125,25 @@ def outputs_blocks(frame: pd.DataFrame) -> Iterator[Block]:
         return
     some = np.unique(np.linspace(0, len(frame) - 1, COMPARED).astype(int))
     found = frame.iloc[some]
-    shared = np.array([_overlap(*pair) for pair in zip(found["prediction"], found["reference"], strict=True)])
+    shared = np.array(
+        [_compute_overlap(*pair) for pair in zip(found["prediction"], found["reference"], strict=True)]
+    )
     order = np.argsort(shared, kind="stable")
     differs = (found["prediction"] != found["reference"]).to_numpy()
     inexact = [int(number) for number in order if differs[number]]
     exact = (frame["prediction"] == frame["reference"]).mean()  # of all rows, not only the compared ones
     note = f"{exact:.1%} of the outputs are the reference exactly. Marked: words that the other text lacks."
     if inexact:
-        worst = [_written_example(found, number) for number in inexact[:EXAMPLES]]
+        worst = [_make_output_example(found, number) for number in inexact[:EXAMPLES]]
         yield Block("Worst outputs", note, examples=worst)
     title = "Best outputs that are not exact" if inexact else "Outputs"
     best = inexact[::-1] or order[::-1].tolist()
-    yield Block(title, note, examples=[_written_example(found, number) for number in best[: EXAMPLES // 2]])
+    yield Block(
+        title, note, examples=[_make_output_example(found, number) for number in best[: EXAMPLES // 2]]
+    )
 
 
-def _overlap(prediction: str, reference: str) -> float:
+def _compute_overlap(prediction: str, reference: str) -> float:
     """Return the F1 of the shared words of two texts, with multiplicity."""
     first, second = Counter(_split_words(prediction)), Counter(_split_words(reference))
     both = (first & second).total()
@@ -151,27 +155,27 @@ def _split_words(text: str) -> list[str]:
     return re.findall(r"\S+\s*", text) if " " in text else list(text)
 
 
-def _written_example(frame: pd.DataFrame, number: int) -> Example:
+def _make_output_example(frame: pd.DataFrame, number: int) -> Example:
     row = frame.iloc[number]
     answers = [
-        ("predicted", list(marked(row["prediction"], row["reference"], "wrong"))),
-        ("reference", list(marked(row["reference"], row["prediction"], "right"))),
+        ("predicted", list(mark_differences(row["prediction"], row["reference"], "wrong"))),
+        ("reference", list(mark_differences(row["reference"], row["prediction"], "right"))),
     ]
-    return Example(inputs_of(frame, row), answers)
+    return Example(get_inputs(frame, row), answers)
 
 
-def marked(text: str, other: str, kind: str) -> Iterator[Span]:
+def mark_differences(text: str, other: str, kind: str) -> Iterator[Span]:
     """Yield a text in parts; parts that are not in the other text in this order are marked with `kind`."""
     if not text:
         yield Span("(empty)", kind)
-    mine, theirs = _split_words(clipped(text)), _split_words(clipped(other))
+    mine, theirs = _split_words(clip_text(text)), _split_words(clip_text(other))
     same = SequenceMatcher(None, [word.strip() for word in mine], [word.strip() for word in theirs], False)
     for what, start, end, _, _ in same.get_opcodes():
         if end > start:
             yield Span("".join(mine[start:end]), "" if what == "equal" else kind)
 
 
-def losses_blocks(frame: pd.DataFrame) -> Iterator[Block]:
+def make_loss_blocks(frame: pd.DataFrame) -> Iterator[Block]:
     """Yield the distribution of the loss over rows, and the texts with the highest and lowest loss."""
     import numpy as np
 
@@ -182,22 +186,22 @@ def losses_blocks(frame: pd.DataFrame) -> Iterator[Block]:
     if not len(counted):
         return
     counts, edges = np.histogram(loss[counted], bins=24)
-    picture = histogram(counts.tolist(), edges.tolist(), "loss of a row (nats per token)", "rows")
+    picture = draw_histogram(counts.tolist(), edges.tolist(), "loss of a row (nats per token)", "rows")
     yield Block("Loss by row", f"Median {np.median(loss[counted]):.3f} nats per token.", picture=picture)
-    if by_length := _loss_by_length(frame["tokens"].to_numpy()[counted], loss[counted]):
+    if by_length := _draw_loss_by_length(frame["tokens"].to_numpy()[counted], loss[counted]):
         yield Block("Loss by length", picture=by_length)
     order = counted[np.argsort(loss[counted], kind="stable")]
     yield Block(
         "Hardest texts",
-        examples=[_loss_example(frame, int(number), loss) for number in order[::-1][: EXAMPLES // 2]],
+        examples=[_make_loss_example(frame, int(number), loss) for number in order[::-1][: EXAMPLES // 2]],
     )
     yield Block(
         "Easiest texts",
-        examples=[_loss_example(frame, int(number), loss) for number in order[: EXAMPLES // 2]],
+        examples=[_make_loss_example(frame, int(number), loss) for number in order[: EXAMPLES // 2]],
     )
 
 
-def _loss_by_length(tokens: np.ndarray, loss: np.ndarray) -> str:
+def _draw_loss_by_length(tokens: np.ndarray, loss: np.ndarray) -> str:
     """Return the mean loss by number of tokens, in groups of equally many rows; empty with too few rows."""
     import numpy as np
 
@@ -205,10 +209,10 @@ def _loss_by_length(tokens: np.ndarray, loss: np.ndarray) -> str:
     if len(groups) < GROUPS or tokens.min() == tokens.max():
         return ""
     points = [(float(tokens[group].mean()), float(loss[group].mean())) for group in groups]
-    return curve_chart([Curve("mean of a tenth of the rows", points)], "tokens of a row", "nats per token")
+    return draw_curves([Curve("mean of a tenth of the rows", points)], "tokens of a row", "nats per token")
 
 
-def _loss_example(frame: pd.DataFrame, number: int, loss: np.ndarray) -> Example:
+def _make_loss_example(frame: pd.DataFrame, number: int, loss: np.ndarray) -> Example:
     row = frame.iloc[number]
     sentence = f"{loss[number]:.3f} nats per token over {int(row['tokens']):,} tokens"
-    return Example(inputs_of(frame, row), [("loss", [Span(sentence)])])
+    return Example(get_inputs(frame, row), [("loss", [Span(sentence)])])

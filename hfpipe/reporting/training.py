@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from math import isfinite
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from hfpipe.reporting.blocks import Block, Example, Span, clipped
-from hfpipe.reporting.charts import Curve, curve_chart
+from hfpipe.reporting.blocks import Block, Example, Span, clip_text
+from hfpipe.reporting.charts import Curve, draw_curves
 from hfpipe.reporting.verdict import describe_model
 from hfpipe.runs.run import Run
 from hfpipe.stages.repeats.members import is_member
@@ -40,7 +40,7 @@ class TrainedStage(NamedTuple):
     """Texts that the first model generated during training."""
 
 
-def trained_stages(run: Run) -> list[TrainedStage]:
+def read_trainings(run: Run) -> list[TrainedStage]:
     """Return the training stages of a run for the page, in order."""
     groups: dict[str, list[str]] = {}
     for stage in run.trained:
@@ -52,14 +52,14 @@ def trained_stages(run: Run) -> list[TrainedStage]:
             owner,
             describe_model(run, f"stage:{stages[0]}"),
             [(stage, run.reports[stage].summary, run.model(stage)) for stage in stages],
-            training_charts({_short(stage): curves[curves["stage"] == stage] for stage in stages}),
-            list(_samples(read_lines(run.folders[stages[0]] / SAMPLES))),
+            draw_trainings({_get_short_name(stage): curves[curves["stage"] == stage] for stage in stages}),
+            list(_make_sample_blocks(read_lines(run.folders[stages[0]] / SAMPLES))),
         )
         for owner, stages in groups.items()
     ]
 
 
-def _samples(entries: Sequence[Mapping[str, Any]]) -> Iterator[Block]:
+def _make_sample_blocks(entries: Sequence[Mapping[str, Any]]) -> Iterator[Block]:
     """Yield the generated text of each sample at several validations, including the last."""
     if not entries:
         return
@@ -68,9 +68,9 @@ def _samples(entries: Sequence[Mapping[str, Any]]) -> Iterator[Block]:
     examples = [
         Example(
             [],
-            [("text", [Span(clipped(first["input"]))])]
+            [("text", [Span(clip_text(first["input"]))])]
             + [
-                (f"step {entry['step']:,}", [Span(clipped(entry["samples"][number]["output"]))])
+                (f"step {entry['step']:,}", [Span(clip_text(entry["samples"][number]["output"]))])
                 for entry in shown
             ],
         )
@@ -79,34 +79,36 @@ def _samples(entries: Sequence[Mapping[str, Any]]) -> Iterator[Block]:
     yield Block("Generated while it was trained", examples=examples)
 
 
-def _short(stage: str) -> str:
+def _get_short_name(stage: str) -> str:
     """Return the part of a training's name that differs within its stage, as `seed 2` or `fold3`."""
     member = stage.rpartition(MARK)[2] if is_member(stage) else ""
     return f"seed {member}" if member.isdecimal() else member
 
 
-def training_charts(logs: Mapping[str, pd.DataFrame]) -> list[str]:
+def draw_trainings(logs: Mapping[str, pd.DataFrame]) -> list[str]:
     """Return a chart for each logged quantity; `logs` has the part of `Run.curves` of each training.
 
     Several trainings share a chart, with a line each.
     """
-    return [chart for label, entries in CURVES for chart in _charts(logs, label, dict(entries))]
+    return [chart for label, entries in CURVES for chart in _draw_quantities(logs, label, dict(entries))]
 
 
-def _charts(logs: Mapping[str, pd.DataFrame], label: str, entries: Mapping[str, str]) -> Iterator[str]:
+def _draw_quantities(
+    logs: Mapping[str, pd.DataFrame], label: str, entries: Mapping[str, str]
+) -> Iterator[str]:
     if len(logs) == 1:
         [log] = logs.values()
-        lines = [Curve(name, points) for name, key in entries.items() if (points := logged_points(log, key))]
+        lines = [Curve(name, points) for name, key in entries.items() if (points := extract_points(log, key))]
         if lines:
-            yield curve_chart(lines, "optimizer step", label)
+            yield draw_curves(lines, "optimizer step", label)
         return
     for name, key in entries.items():
-        lines = [Curve(short, points) for short, log in logs.items() if (points := logged_points(log, key))]
+        lines = [Curve(short, points) for short, log in logs.items() if (points := extract_points(log, key))]
         if lines:
-            yield curve_chart(lines, "optimizer step", f"{name} {label}" if len(entries) > 1 else label)
+            yield draw_curves(lines, "optimizer step", f"{name} {label}" if len(entries) > 1 else label)
 
 
-def logged_points(log: pd.DataFrame, key: str) -> list[tuple[float, float]]:
+def extract_points(log: pd.DataFrame, key: str) -> list[tuple[float, float]]:
     """Return (step, value) of every entry that has both; missing numbers have no point."""
     if key not in log:
         return []

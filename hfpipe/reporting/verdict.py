@@ -103,8 +103,8 @@ def read_verdict(run: Run, stage: str) -> Verdict:
     report = run.reports[stage]
     settings = run.made(stage).identity.settings
     score = report.scores[0]
-    model = place_name(settings.get("model", ""))
-    title, state = _title(model, score, failed=bool(report.unmet))
+    model = name_place(settings.get("model", ""))
+    title, state = _describe_result(model, score, failed=bool(report.unmet))
     return Verdict(
         title=title,
         state=state,
@@ -113,11 +113,11 @@ def read_verdict(run: Run, stage: str) -> Verdict:
         measured=_describe_score(score, settings),
         against=[_compare_with(run, score, comparison) for comparison in score.comparisons],
         gates=list(_check_requirements(report, settings)),
-        checks=list(_cautions(run, report, settings)),
+        checks=list(_find_cautions(run, report, settings)),
     )
 
 
-def _title(model: str, score: Score, *, failed: bool) -> tuple[str, State]:
+def _describe_result(model: str, score: Score, *, failed: bool) -> tuple[str, State]:
     sides: dict[str, list[str]] = {}
     for comparison in score.comparisons:
         side = number_format.describe_side(comparison, score)
@@ -149,7 +149,7 @@ def describe_model(run: Run, place: str) -> str:
         parts[0] += f" with {number_format.format_count(report.facts['parameters'])} parameters"
     data = run.reports.get(Place(str(settings.get("data", ""))).stage or "")
     if data is not None and data.data is not None and "train" in data.data.splits:
-        rows = f"{data.data.splits['train']:,} rows of the data set {place_name(settings['data'])}"
+        rows = f"{data.data.splits['train']:,} rows of the data set {name_place(settings['data'])}"
         parts.append(f"trained on {rows}")
     if start := _describe_start(run, base):
         parts.append(start)
@@ -165,17 +165,17 @@ def _describe_start(run: Run, base: Any) -> str:
     stage = Place(str(base)).stage
     task = run.made(stage).identity.settings.get("task") if stage in run.reports else None
     kind = f" (a model for {task['kind']})" if task and task.get("kind") else ""
-    return f"starting from {place_name(base)}{kind}"
+    return f"starting from {name_place(base)}{kind}"
 
 
 def _describe_score(score: Score, settings: Mapping[str, Any]) -> str:
     split, data = settings.get("split"), settings.get("data")
-    where = f" of the {split} split of {place_name(data)}" if split and data else ""
+    where = f" of the {split} split of {name_place(data)}" if split and data else ""
     several = "" if score.spread is None else f"; {number_format.describe_spread(score.spread)}"
     return f"on {score.n:,} rows{where}{several}"
 
 
-def place_name(place: Any) -> str:
+def name_place(place: Any) -> str:
     """Return the name of a stage, or any other place as written."""
     return Place(str(place)).stage or str(place)
 
@@ -209,25 +209,25 @@ def _check_requirements(report: Report, settings: Mapping[str, Any]) -> Iterator
     required = settings.get("require") or {}
     met = [name for name in required if not any(f" {name} " in f" {miss} " for miss in report.unmet)]
     if met:
-        bounds = ", ".join(_bounds(name, required[name]) for name in met)
+        bounds = ", ".join(_describe_bounds(name, required[name]) for name in met)
         yield Finding("good", f"Required and met: {bounds}.")
     elif not required and not report.unmet:
         yield Finding("note", "Nothing is required of the scores (require: in the evaluate stage).")
 
 
-def _bounds(name: str, bound: Mapping[str, Any]) -> str:
+def _describe_bounds(name: str, bound: Mapping[str, Any]) -> str:
     parts = [f"at least {bound['min']}"] if bound.get("min") is not None else []
     parts += [f"at most {bound['max']}"] if bound.get("max") is not None else []
     parts += [f"better than {bound['beats']}"] if bound.get("beats") is not None else []
     return f"{name} {' and '.join(parts)}"
 
 
-def _cautions(run: Run, report: Report, settings: Mapping[str, Any]) -> Iterator[Finding]:
-    yield from _leakage(report, settings)  # first, as it matters most
-    yield from _sample(run, report, settings)
-    yield from _duplicates(run, report, settings)
-    yield from _truncated(run, settings)
-    yield from _calibration(report)
+def _find_cautions(run: Run, report: Report, settings: Mapping[str, Any]) -> Iterator[Finding]:
+    yield from _check_leakage(report, settings)  # first, as it matters most
+    yield from _check_sample(run, report, settings)
+    yield from _check_duplicates(run, report, settings)
+    yield from _check_truncation(run, settings)
+    yield from _check_calibration(report)
     for how in number_format.describe_tests(report):
         words = how.replace("p corrected", "p-values are corrected")
         yield Finding("good", f"{words[0].upper()}{words[1:]}.")
@@ -238,13 +238,13 @@ def _cautions(run: Run, report: Report, settings: Mapping[str, Any]) -> Iterator
         yield Finding("note", f"Left out: {missing}")
 
 
-def _sample(run: Run, report: Report, settings: Mapping[str, Any]) -> Iterator[Finding]:
+def _check_sample(run: Run, report: Report, settings: Mapping[str, Any]) -> Iterator[Finding]:
     """Yield problems with the evaluated rows, and a missing baseline."""
     score = report.scores[0]
     if score.n < FEW:
         yield Finding("warn", f"Only {score.n:,} rows were measured: only large differences can be found.")
     if not score.comparisons:
-        fix = f"baselines: [{', '.join(_trivial_baselines(report)) or 'stage:NAME'}]"
+        fix = f"baselines: [{', '.join(_list_trivial_baselines(report)) or 'stage:NAME'}]"
         yield Finding("warn", f"No baseline: the number has nothing to be compared with ({fix}).")
     split = settings.get("split")
     if split == "train" and is_trained_on(run, settings):
@@ -253,7 +253,7 @@ def _sample(run: Run, report: Report, settings: Mapping[str, Any]) -> Iterator[F
         yield Finding("warn", "Measured on the validation split, by which training may have been tuned.")
 
 
-def _trivial_baselines(report: Report) -> Sequence[str]:
+def _list_trivial_baselines(report: Report) -> Sequence[str]:
     """Return the names of the trivial baselines of the evaluated task; none for a user's task."""
     settings = report.facts.get("task") or {}
     task = TASKS.get(settings.get("kind", ""))
@@ -263,13 +263,13 @@ def _trivial_baselines(report: Report) -> Sequence[str]:
     return ()
 
 
-def _looked_for_leaks(report: Report) -> bool:
+def _has_leakage_audit(report: Report) -> bool:
     """Return whether the evaluated rows were searched in a train split."""
     sources = report.facts.get("leakage", {}).get("sources", {})
     return any(name.startswith("train ") for name in sources)
 
 
-def _duplicates(run: Run, report: Report, settings: Mapping[str, Any]) -> Iterator[Finding]:
+def _check_duplicates(run: Run, report: Report, settings: Mapping[str, Any]) -> Iterator[Finding]:
     """Yield whether duplicate rows were searched in the data."""
     data = run.reports.get(Place(str(settings.get("data", ""))).stage or "")
     if data is None:
@@ -279,12 +279,12 @@ def _duplicates(run: Run, report: Report, settings: Mapping[str, Any]) -> Iterat
     if found:
         removed = ", ".join(f"{name} removed {count:,}" for name, count in found.items())
         yield Finding("good", f"Duplicates were looked for before the split ({removed}).")
-    elif not _looked_for_leaks(report):
+    elif not _has_leakage_audit(report):
         text = "Duplicates were not looked for: rows measured may be in train too (clean: dedup)."
         yield Finding("warn", text)
 
 
-def _leakage(report: Report, settings: Mapping[str, Any]) -> Iterator[Finding]:
+def _check_leakage(report: Report, settings: Mapping[str, Any]) -> Iterator[Finding]:
     """Yield whether evaluated rows are in the training data, and whether the score depends on them."""
     found = report.facts.get("leakage")
     if found is None:
@@ -293,7 +293,7 @@ def _leakage(report: Report, settings: Mapping[str, Any]) -> Iterator[Finding]:
         return
     looked = ", ".join(source.partition(" (")[0] for source in found["sources"])  # without its stages
     if found["rows"]:
-        yield _overlapping(report.scores[0], found)
+        yield _describe_overlap(report.scores[0], found)
     elif looked:
         yield Finding("good", f"No evaluated row is in the data that the model was trained on ({looked}).")
     if found["conflicts"]:
@@ -306,7 +306,7 @@ def _leakage(report: Report, settings: Mapping[str, Any]) -> Iterator[Finding]:
         yield Finding("note", f"What {unknown} was trained on is not known, and may hold evaluated rows.")
 
 
-def _overlapping(score: Score, found: Mapping[str, Any]) -> Finding:
+def _describe_overlap(score: Score, found: Mapping[str, Any]) -> Finding:
     """Return the number of rows in the training data, and the score on the others."""
     count = len(found["rows"])
     of = number_format.format_share(count, score.n)
@@ -324,7 +324,7 @@ def _overlapping(score: Score, found: Mapping[str, Any]) -> Finding:
     return Finding("bad" if worse else "warn", f"{text}, outside the interval above.")
 
 
-def _truncated(run: Run, settings: Mapping[str, Any]) -> Iterator[Finding]:
+def _check_truncation(run: Run, settings: Mapping[str, Any]) -> Iterator[Finding]:
     stage = Place(str(settings.get("model", ""))).stage
     if stage is None or stage not in run.reports:
         return
@@ -339,7 +339,7 @@ def _truncated(run: Run, settings: Mapping[str, Any]) -> Iterator[Finding]:
     yield Finding("note", text, is_limit=cut / (cut + kept) >= CUT)
 
 
-def _calibration(report: Report) -> Iterator[Finding]:
+def _check_calibration(report: Report) -> Iterator[Finding]:
     ece = next((score for score in report.scores if score.metric == "ece"), None)
     if ece is not None:
         state: State = "warn" if ece.value >= MISCALIBRATED else "good"
