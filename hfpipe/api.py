@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from hfpipe import recipe as recipes
 from hfpipe import runner
-from hfpipe.contract import Progress, silent
+from hfpipe.contract import Progress, show_no_progress
 from hfpipe.recipe import Recipe, shipped
 from hfpipe.recipe.shipped import RecipeFile
 from hfpipe.runner import Launch, PlannedStage
@@ -75,7 +75,7 @@ def run(
     until: str | None = None,
     launch: Launch = Launch(),  # noqa: B008 - frozen
     say: Callable[[str], None] = print,
-    progress: Progress = silent,
+    progress: Progress = show_no_progress,
 ) -> Run:
     """Run the stages that are not done yet and return the whole run.
 
@@ -141,7 +141,7 @@ def show(
     *,
     rows: int = 4,
     split: str | None = None,
-    progress: Progress = silent,
+    progress: Progress = show_no_progress,
 ) -> ShownStage:
     """Return the first rows of a stage as it reads them: the real batches, or rows before and after cleaning.
 
@@ -189,7 +189,7 @@ def doctor(
     runs: str | Path = RUNS,
     *,
     only: Sequence[str] = (),
-    progress: Progress = silent,
+    progress: Progress = show_no_progress,
 ) -> list[Deviation]:
     """Compare trainings at toy size that should give equal results: each training stage of a recipe, or one.
 
@@ -325,6 +325,6 @@ def schema() -> dict[str, Any]:
     return of(KINDS, TASKS)
 
 
-def run_stage(folder: str | Path, progress: Progress = silent) -> None:
+def run_stage(folder: str | Path, progress: Progress = show_no_progress) -> None:
     """Run one process of a prepared stage; `accelerate launch -m hfpipe stage` calls it."""
     runner.run_launched_stage(Path(folder), progress)

@@ -48,7 +48,7 @@ Raises StageError if a process was lost, and Interrupted if a signal requested a
 
 
 @contextmanager
-def silent(_: str, __: int | None) -> Iterator[Advance]:
+def show_no_progress(_: str, __: int | None) -> Iterator[Advance]:
     """Show no progress."""
 
     def advance(done: int, note: str = "") -> None:

@@ -67,7 +67,7 @@ class StopRequest:
         return self._deferred
 
     @contextmanager
-    def deferred(self) -> Iterator[None]:
+    def defer(self) -> Iterator[None]:
         """Raise no Interrupted; the caller checks `number` regularly, for example after each step."""
         before, self._deferred = self._deferred, True
         try:

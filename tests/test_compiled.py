@@ -22,7 +22,7 @@ from hfpipe.contract import RunContext
 from hfpipe.encoding.encoded import encode
 from hfpipe.encoding.io import extract_facts
 from hfpipe.errors import StageError
-from hfpipe.modeling.attention.masks import attention_without_masks, runs_without_masks
+from hfpipe.modeling.attention.masks import omit_masks, runs_without_masks
 from hfpipe.modeling.loading.models import create_config, create_model
 from hfpipe.modeling.losses.losses import IGNORED, token_loss
 from hfpipe.modeling.static_shapes import find_static_positions
@@ -168,7 +168,7 @@ def test_attention_without_masks_gives_the_logits_of_attention_with_masks(kind: 
         ids = torch.arange(1, 65).reshape(2, 32)
         usual = model(ids).logits
         assert runs_without_masks(model, ids)
-        with attention_without_masks(model):
+        with omit_masks(model):
             assert model.config._attn_implementation != "sdpa"
             torch.testing.assert_close(model(ids).logits, usual)
     assert model.config._attn_implementation == "sdpa"

@@ -24,9 +24,9 @@ from hfpipe.encoding.encoded import encode
 from hfpipe.encoding.io import extract_facts
 from hfpipe.encoding.padding import Collator
 from hfpipe.encoding.sampler import cut_by_length
-from hfpipe.modeling.attention.cpu import eager_attention
+from hfpipe.modeling.attention.cpu import use_eager_attention
 from hfpipe.modeling.loading.models import create_config, create_model
-from hfpipe.modeling.random_bits import BitDropout, apply_dropout, fast_dropout
+from hfpipe.modeling.random_bits import BitDropout, apply_dropout, use_fast_dropout
 from hfpipe.task import TaskConfig
 from hfpipe.tasks.text_classification import TextClassification
 from hfpipe.tasks.translation import Translation
@@ -98,8 +98,8 @@ def gradients(made: Training, collator: Collator, *, fast: bool) -> dict[str, Te
     made.model.zero_grad()
     with ExitStack() as kernels:
         if fast:
-            kernels.enter_context(eager_attention())
-            kernels.enter_context(fast_dropout(made.model))
+            kernels.enter_context(use_eager_attention())
+            kernels.enter_context(use_fast_dropout(made.model))
         for batch in batches if isinstance(batches, list) else [batches]:
             loss = step(made.model, batch)[1]
             (loss.total / 100).backward()
@@ -177,7 +177,7 @@ def test_attention_by_products_gives_the_outputs_and_gradients_of_the_kernel(kin
         return logits.detach(), list(torch.autograd.grad(loss, list(model.parameters()), allow_unused=True))
 
     usual, expected = outputs()
-    with eager_attention():
+    with use_eager_attention():
         found, mine = outputs()
     assert not torch.equal(found[rows], usual[rows])  # another path was taken
     torch.testing.assert_close(found[rows], usual[rows], rtol=1e-4, atol=1e-5)
@@ -218,7 +218,7 @@ def test_dropout_passes_the_gradients_of_what_it_kept() -> None:
 
 def test_dropout_layers_are_as_they_were_after_a_training() -> None:
     model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Dropout(0.5), torch.nn.Dropout1d(0.5))
-    with fast_dropout(model):
+    with use_fast_dropout(model):
         assert type(model[1]) is BitDropout
         assert type(model[2]) is torch.nn.Dropout1d
         model.eval()

@@ -15,7 +15,7 @@ from seqeval import scheme as schemes
 
 from hfpipe.metrics.baselines.gazetteer import Gazetteer
 from hfpipe.metrics.metric import to_object_array
-from hfpipe.metrics.scores.entities import Entity, entities, tagging, words_as_entities
+from hfpipe.metrics.scores.entities import Entity, convert_words, create_tagging_metrics, extract_entities
 from hfpipe.metrics.tally import Tally
 
 PREFIXES: dict[str | None, str] = {
@@ -38,7 +38,7 @@ def names(scheme: str | None) -> list[str]:
 def scores(
     gold: Sentences, prediction: Sentences, tags: Sequence[str], scheme: str | None
 ) -> dict[str, float]:
-    tally = Tally(tagging(tags, scheme), 0, 17)
+    tally = Tally(create_tagging_metrics(tags, scheme), 0, 17)
     tally.add(
         np.arange(len(gold)), {"reference": to_object_array(gold), "prediction": to_object_array(prediction)}
     )
@@ -103,9 +103,9 @@ def test_an_entity_counts_only_whole_and_with_its_type() -> None:
 
 def test_a_stray_inside_tag_begins_an_entity_only_without_a_scheme() -> None:
     tags = ["O", "I-PER", "I-PER", "I-LOC"]
-    assert entities(tags) == [Entity("PER", 1, 3), Entity("LOC", 3, 4)]
-    assert entities(tags, "IOB1") == entities(tags)
-    assert entities(tags, "IOB2") == []
+    assert extract_entities(tags) == [Entity("PER", 1, 3), Entity("LOC", 3, 4)]
+    assert extract_entities(tags, "IOB1") == extract_entities(tags)
+    assert extract_entities(tags, "IOB2") == []
 
 
 def test_sentences_of_different_length_are_refused() -> None:
@@ -120,12 +120,14 @@ def test_entities_do_not_run_over_the_end_of_a_sentence() -> None:
 
 
 def test_a_signature_names_mode_and_scheme() -> None:
-    assert tagging(["O", "B-PER"])[0].signature.startswith("f1|of:entities|average:micro|mode:default|seq")
-    assert "|mode:strict|scheme:IOB2|" in tagging(["O", "B-PER"], "IOB2")[0].signature
+    assert create_tagging_metrics(["O", "B-PER"])[0].signature.startswith(
+        "f1|of:entities|average:micro|mode:default|seq"
+    )
+    assert "|mode:strict|scheme:IOB2|" in create_tagging_metrics(["O", "B-PER"], "IOB2")[0].signature
 
 
 def test_a_gazetteer_tags_the_longest_entity_it_knows() -> None:
-    gazetteer = Gazetteer(entities)
+    gazetteer = Gazetteer(extract_entities)
     gazetteer.fit(
         [
             ["Ada", "Lovelace", "was", "born", "in", "London"],
@@ -146,24 +148,24 @@ def test_a_gazetteer_tags_the_longest_entity_it_knows() -> None:
 
 
 def test_a_gazetteer_writes_entities_as_the_train_split_does() -> None:
-    gazetteer = Gazetteer(partial(entities, scheme="IOBES"))
+    gazetteer = Gazetteer(partial(extract_entities, scheme="IOBES"))
     gazetteer.fit([["New", "York", "and", "Rome"]], [["B-LOC", "E-LOC", "O", "S-LOC"]])
     assert gazetteer.tag(["Rome", "New", "York"]) == ["S-LOC", "B-LOC", "E-LOC"]
 
 
 def test_a_gazetteer_gives_a_string_of_several_types_the_most_frequent_one() -> None:
-    gazetteer = Gazetteer(entities)
+    gazetteer = Gazetteer(extract_entities)
     gazetteer.fit([["Paris"]] * 3, [["B-LOC"], ["B-PER"], ["B-PER"]])
     assert gazetteer.tag(["Paris"]) == ["B-PER"]
 
 
 def test_a_gazetteer_without_entities_tags_nothing() -> None:
-    gazetteer = Gazetteer(entities)
+    gazetteer = Gazetteer(extract_entities)
     gazetteer.fit([["No", "names"]], [["O", "O"]])
     assert gazetteer.tag(["No", "names"]) == ["O", "O"]
 
 
 def test_a_gazetteer_of_tags_that_mark_no_entities_knows_each_word() -> None:
-    gazetteer = Gazetteer(words_as_entities)
+    gazetteer = Gazetteer(convert_words)
     gazetteer.fit([["Ships", "sail", "seas"], ["ships", "sail"]], [["N", "V", "N"], ["N", "V"]])
     assert gazetteer.tag(["ships", "sail", "home"]) == ["N", "V", "N"]

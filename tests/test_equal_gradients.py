@@ -27,7 +27,7 @@ from hfpipe.encoding.io import extract_facts
 from hfpipe.encoding.padding import Collator, list_forward_passes
 from hfpipe.encoding.sampler import BatchLayout
 from hfpipe.modeling.attention.cpu import eager_kernels
-from hfpipe.modeling.attention.masks import attention_without_masks, runs_without_masks
+from hfpipe.modeling.attention.masks import omit_masks, runs_without_masks
 from hfpipe.modeling.loading.models import create_config, create_model
 from hfpipe.modeling.losses import chunked_loss
 from hfpipe.modeling.losses.losses import IGNORED, shift_labels
@@ -215,7 +215,7 @@ def test_batches_of_one_shape_without_masks_have_the_gradients_of_the_plain_path
     [batch] = list_forward_passes(Collator(made.task, made.tokenizer, 5, static=True)(examples))
     assert "attention_mask" not in batch
     unmasked = runs_without_masks(made.model, batch["input_ids"][:1])
-    with attention_without_masks(made.model) if unmasked else nullcontext():
+    with omit_masks(made.model) if unmasked else nullcontext():
         total = TrainingStep(made.task, 0.0, chunked=True)(made.model, batch)[1].total
     (total / 100).backward()
     assert_equal(gradients(made.model), expected)

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from hfpipe.errors import DataError
-from hfpipe.metrics.scores.cloze import Frequent, cloze, compute_ranks
+from hfpipe.metrics.scores.cloze import Frequent, compute_ranks, create_cloze_metrics
 from hfpipe.metrics.tally import Tally
 from hfpipe.modeling.loading.models import create_config, create_model
 from hfpipe.modeling.losses.losses import IGNORED, forward
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 def scored(rank: list[int]) -> dict[str, float]:
-    tally = Tally(cloze(), 10, 1)
+    tally = Tally(create_cloze_metrics(), 10, 1)
     tally.add(np.arange(len(rank)), {"rank": np.array(rank)})
     return {score.metric: score.value for score in tally.scores()}
 

@@ -29,7 +29,7 @@ from hfpipe.contract import RunContext
 from hfpipe.data.rows import Row, sample_rows_evenly
 from hfpipe.encoding.io import open_data, open_split
 from hfpipe.errors import DataError
-from hfpipe.metrics.scores.entities import Entity, entities
+from hfpipe.metrics.scores.entities import Entity, extract_entities
 from hfpipe.report import DataFacts, Report
 from hfpipe.stages.dataset import Dataset
 from hfpipe.tasks.token_classification import TokenClassification
@@ -712,15 +712,18 @@ def test_every_scheme_of_tags_marks_the_same_entities(scheme: str) -> None:
     expected = [Entity("PER", 0, 2), Entity("PER", 2, 3), Entity("LOC", 4, 5)]
     if scheme == "BMES of four":
         expected = [Entity("PER", 0, 4), Entity("LOC", 4, 5)]
-        assert entities(SCHEMES[scheme], "BMES") == expected
-    assert entities(SCHEMES[scheme]) == expected
+        assert extract_entities(SCHEMES[scheme], "BMES") == expected
+    assert extract_entities(SCHEMES[scheme]) == expected
     names = sorted({"O", *SCHEMES[scheme]})
     facts = DataFacts(columns={"words": "strings", "tags": "labels"}, splits={}, labels={"tags": names})
     assert list(TokenClassification().check(facts)) == []
 
 
 def test_an_entity_that_bmes_breaks_off_does_not_run_into_the_next() -> None:
-    assert entities(["B-PER", "M-PER", "B-PER", "E-PER"]) == [Entity("PER", 0, 2), Entity("PER", 2, 4)]
+    assert extract_entities(["B-PER", "M-PER", "B-PER", "E-PER"]) == [
+        Entity("PER", 0, 2),
+        Entity("PER", 2, 4),
+    ]
 
 
 # Excel

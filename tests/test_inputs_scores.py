@@ -41,12 +41,12 @@ from hfpipe.errors import RecipeError
 from hfpipe.library_output import silence_libraries
 from hfpipe.metrics import module_names
 from hfpipe.metrics.baselines.text import Tfidf
-from hfpipe.metrics.intervals import bootstrap_interval
+from hfpipe.metrics.intervals import compute_bootstrap_interval
 from hfpipe.metrics.metric import to_object_array
 from hfpipe.metrics.module import Module, compute_value
 from hfpipe.metrics.scores import segmentation
 from hfpipe.metrics.scores.spans import find_nearest_sentence, score_best_answer
-from hfpipe.metrics.scores.written import UnicodeTokenizer, Words, rouge_tokenizer
+from hfpipe.metrics.scores.written import UnicodeTokenizer, Words, select_rouge_tokenizer
 from hfpipe.modeling.performance import on_cpu
 from hfpipe.recipe import load_recipe
 from hfpipe.recipe.training import packages
@@ -126,7 +126,7 @@ def test_rouge_counts_the_words_or_characters_of_every_script(reference, predict
 def test_english_rouge_is_that_of_rouge_score_accents_and_all():
     texts = abstracts()
     assert not all(map(str.isascii, texts))
-    assert rouge_tokenizer(texts) == "rouge-score"
+    assert select_rouge_tokenizer(texts) == "rouge-score"
     for stem in (True, False):
         ours, theirs = UnicodeTokenizer(stem=stem), DefaultTokenizer(use_stemmer=stem)
         plain = [*filter(str.isascii, texts), string.printable, "snake_case isn't 2nd-class; U.S.A. running"]
@@ -695,7 +695,7 @@ def test_columns_without_a_number_are_null_in_the_json_of_predictions(classifier
 
 def test_reports_with_numbers_that_are_none_are_json_and_pages_without_nan(tmp_path):
     history = [{"step": 1, "loss": 2.0}, {"step": 2, "loss": float("nan")}, {"step": 3, "loss": float("inf")}]
-    low, high = bootstrap_interval(np.array([0.5, np.nan, np.nan]), np.empty(0), 3, 0.95)
+    low, high = compute_bootstrap_interval(np.array([0.5, np.nan, np.nan]), np.empty(0), 3, 0.95)
     assert np.isnan([low, high]).all()
     score = Score(metric="m", value=0.5, low=low, high=high, n=3, higher_is_better=True, signature="m")
     trained = Report(kind="finetune", summary="", facts={"history": [*history, {"step": 4, "loss": 1.0}]})

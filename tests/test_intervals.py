@@ -12,19 +12,19 @@ from scipy.stats import binomtest
 from hfpipe import number_format
 from hfpipe.evaluation.power import find_smallest_difference
 from hfpipe.evaluation.row_groups import group_rows
-from hfpipe.metrics.intervals import bootstrap_interval
+from hfpipe.metrics.intervals import compute_bootstrap_interval
 from hfpipe.metrics.metric import Metric
-from hfpipe.metrics.paired_tests import mcnemar_test
+from hfpipe.metrics.paired_tests import run_mcnemar_test
 from hfpipe.metrics.resampling import Sample, draw_poisson_weights, sample_independent_rows, toss_coins
 from hfpipe.metrics.scores.classification import create_multi_label_metrics, create_single_label_metrics
 from hfpipe.metrics.scores.entities import TagAccuracy
 from hfpipe.metrics.scores.overlap import Bleu
-from hfpipe.metrics.scores.spans import answering
+from hfpipe.metrics.scores.spans import create_span_metrics
 from hfpipe.metrics.tally import Tally, compare_tallies
 from hfpipe.references.places import BaselinePlace
 from hfpipe.report import Comparison, DataFacts, Score
 from hfpipe.stages.evaluate import Evaluate
-from hfpipe.stages.scoring.bounds import Bound, describe_doubtful_bounds, find_unmet_bounds, with_comparisons
+from hfpipe.stages.scoring.bounds import Bound, compare_score, describe_doubtful_bounds, find_unmet_bounds
 from hfpipe.stages.scoring.clusters import select_cluster_column
 from hfpipe.stages.scoring.power_notes import format_power_notes
 from hfpipe.tasks.masked_lm import MaskedLM
@@ -77,7 +77,7 @@ def test_none_right_is_not_certainty_either() -> None:
 @pytest.mark.parametrize(
     ("metrics", "columns"),
     [
-        (answering(), {"reference": [["Oslo"]] * 8, "prediction": ["Oslo"] * 8}),
+        (create_span_metrics(), {"reference": [["Oslo"]] * 8, "prediction": ["Oslo"] * 8}),
         (
             create_multi_label_metrics(["a", "b"]),
             {"reference": [[0, 1]] * 8, "prediction": [[0, 1]] * 8, "nll": [0.1] * 8},
@@ -196,17 +196,17 @@ def test_rounding_does_not_decide_which_resamples_are_below_the_score() -> None:
     values = np.round(rng.normal(0.8, 0.05, 401), 1)
     values[0] = 0.8
     blocks = np.full(30, 0.8) + np.linspace(-0.01, 0.012, 30)
-    exact = bootstrap_interval(values, blocks, 30, 0.95)
+    exact = compute_bootstrap_interval(values, blocks, 30, 0.95)
     rounded = values + np.where(rng.random(401) < 0.5, 1e-15, -1e-15)
-    assert bootstrap_interval(rounded, blocks, 30, 0.95) == pytest.approx(exact, abs=1e-12)
+    assert compute_bootstrap_interval(rounded, blocks, 30, 0.95) == pytest.approx(exact, abs=1e-12)
 
 
 def test_mcnemars_test_is_the_binomial_one_less_half_of_its_last_step() -> None:
-    assert mcnemar_test(3, 3).p_value == 1.0
-    assert mcnemar_test(0, 0).p_value == 1.0
+    assert run_mcnemar_test(3, 3).p_value == 1.0
+    assert run_mcnemar_test(0, 0).p_value == 1.0
     exact = binomtest(2, 12).pvalue
-    assert exact / 2 < mcnemar_test(10, 2).p_value < exact
-    assert mcnemar_test(10, 2) == mcnemar_test(2, 10)
+    assert exact / 2 < run_mcnemar_test(10, 2).p_value < exact
+    assert run_mcnemar_test(10, 2) == run_mcnemar_test(2, 10)
 
 
 def test_coins_are_fair_and_differ_from_the_bootstrap() -> None:
@@ -251,9 +251,7 @@ def test_the_verdict_follows_the_p_value_that_is_printed() -> None:
 
 
 def test_p_is_corrected_for_the_number_of_baselines() -> None:
-    found = with_comparisons(
-        scored(), [{"accuracy": comparison(p, baseline=str(p))} for p in (0.02, 0.03, 0.2)]
-    )
+    found = compare_score(scored(), [{"accuracy": comparison(p, baseline=str(p))} for p in (0.02, 0.03, 0.2)])
     assert [each.p_value for each in found.comparisons] == pytest.approx([0.06, 0.06, 0.2])
     assert found.signature.endswith("|test:bootstrap|p:holm-3")
     assert not any("worse" in line for line in number_format.describe_verdict(found))

@@ -27,7 +27,7 @@ from hfpipe.training.speed.micro_batch import (
     fit_micro_batch,
     get_gpu,
     propose_micro_batches,
-    with_micro,
+    set_micro_batch,
 )
 from hfpipe.training.trainer import TaskTrainer, Training
 
@@ -100,7 +100,7 @@ def at_most(megabytes: int) -> Iterator[None]:
 )
 def test_a_step_has_the_same_examples_however_few_fit_at_once(shares: BatchLayout, sizes: list[int]) -> None:
     assert list(propose_micro_batches(shares)) == sizes
-    assert {with_micro(shares, micro).total for micro in sizes} == {shares.total}
+    assert {set_micro_batch(shares, micro).total for micro in sizes} == {shares.total}
 
 
 def test_a_training_on_a_cpu_tries_nothing() -> None:
@@ -170,6 +170,6 @@ def test_a_training_in_smaller_passes_with_layers_recomputed_has_the_losses_of_t
 ) -> None:
     shares = BatchLayout(8, 1, 1)
     whole = losses(tmp_path / "whole", shares, checkpointing=False)
-    parted = losses(tmp_path / "parted", with_micro(shares, 2), checkpointing=True)
+    parted = losses(tmp_path / "parted", set_micro_batch(shares, 2), checkpointing=True)
     assert len(whole) == 6
     assert parted == pytest.approx(whole, rel=1e-5)

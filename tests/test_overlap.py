@@ -16,7 +16,7 @@ from sacrebleu.metrics import BLEU, CHRF, TER
 from small import SUMMARIES
 
 from hfpipe.metrics.scores.overlap import create_translation_metrics
-from hfpipe.metrics.scores.written import ROUGES, create_text_metrics, summary_scores
+from hfpipe.metrics.scores.written import ROUGES, create_summary_metrics, create_text_metrics
 from hfpipe.metrics.tally import Tally
 from hfpipe.references.places import Place, locate_place
 
@@ -120,7 +120,7 @@ def test_rouge_equals_rouge_score(references, stem):
         for prediction, reference in zip(given["prediction"], given["reference"], strict=True)
     ]
     theirs = {name: np.mean([scores[name].fmeasure for scores in each]) for name in ROUGES}
-    assert scored(summary_scores(stem=stem), given) == pytest.approx(theirs)
+    assert scored(create_summary_metrics(stem=stem), given) == pytest.approx(theirs)
     assert theirs["rougeL"] != pytest.approx(theirs["rougeLsum"])
 
 
@@ -129,7 +129,7 @@ def test_rouge_equals_rouge_score(references, stem):
 def test_merged_pieces_equal_the_whole(references):
     given, metrics = (
         columns(lines(40), references),
-        [*create_translation_metrics(references), *summary_scores(), *create_text_metrics()],
+        [*create_translation_metrics(references), *create_summary_metrics(), *create_text_metrics()],
     )
     whole = Tally(metrics, 50, 17)
     whole.add(np.arange(40), given)
@@ -148,12 +148,14 @@ def test_merged_pieces_equal_the_whole(references):
 def test_a_perfect_translation_has_the_best_scores_and_none_the_worst():
     reference = np.asarray(lines(20), dtype=object)
     best = scored(
-        [*create_translation_metrics(), *summary_scores()], {"prediction": reference, "reference": reference}
+        [*create_translation_metrics(), *create_summary_metrics()],
+        {"prediction": reference, "reference": reference},
     )
     assert best == pytest.approx({"bleu": 100, "chrf": 100, "ter": 0} | dict.fromkeys(ROUGES, 1))
     silent = np.asarray([""] * 20, dtype=object)
     worst = scored(
-        [*create_translation_metrics(), *summary_scores()], {"prediction": silent, "reference": reference}
+        [*create_translation_metrics(), *create_summary_metrics()],
+        {"prediction": silent, "reference": reference},
     )
     assert worst == pytest.approx({"bleu": 0, "chrf": 0, "ter": 100} | dict.fromkeys(ROUGES, 0))
 

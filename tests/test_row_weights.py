@@ -18,7 +18,7 @@ from hfpipe.encoding.io import open_split
 from hfpipe.metrics.metric import Metric
 from hfpipe.metrics.resampling import RowWeights, Sample, draw_poisson_weights
 from hfpipe.metrics.scores.classification import create_multi_label_metrics, create_single_label_metrics
-from hfpipe.metrics.scores.row_weighted import with_row_weights
+from hfpipe.metrics.scores.row_weighted import add_row_weights
 from hfpipe.metrics.tally import Tally
 from hfpipe.report import DataFacts
 from hfpipe.stages.scoring.row_weights import check_row_weights
@@ -59,7 +59,7 @@ def tallied(
         None if units is None else "patient",
         RowWeights("votes", weights),
     )
-    tally = Tally(with_row_weights(metrics, "votes"), resamples, SEED, sample)
+    tally = Tally(add_row_weights(metrics, "votes"), resamples, SEED, sample)
     for rows in np.array_split(np.arange(ROWS), 7):
         tally.add(rows, {name: column[rows] for name, column in columns.items()})
     return tally

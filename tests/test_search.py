@@ -19,7 +19,7 @@ from hfpipe.contract import Advance
 from hfpipe.recipe import Recipe
 from hfpipe.reporting.html import render_page
 from hfpipe.runner import Launch
-from hfpipe.stages.repeats.parameters import with_parameters
+from hfpipe.stages.repeats.parameters import replace_parameters
 
 RATES = {"training.learning_rate": {"log": [1e-4, 3e-2]}, "model.hidden_size": {"choice": [16, 32]}}
 
@@ -62,7 +62,7 @@ def test_what_the_trials_do_not_depend_on_searches_no_second_time(tmp_path: Path
 
 def test_parameters_are_set_in_copies_and_checked(tmp_path: Path) -> None:
     stage = hfpipe.load(small.write(tmp_path, searching())).stages["topics@search"].trained  # type: ignore[attr-defined]
-    changed = with_parameters(stage, {"training.learning_rate": 0.5, "task.length": 8, "training.seed": 1})
+    changed = replace_parameters(stage, {"training.learning_rate": 0.5, "task.length": 8, "training.seed": 1})
     assert (changed.training["learning_rate"], changed.task.length) == (0.5, 8)
     assert stage.task.length == 32
     assert "learning_rate" in stage.training

@@ -25,7 +25,7 @@ from hfpipe.training.checkpoints import find_newest_checkpoint
 def test_a_signal_is_an_error_at_once_unless_what_runs_looks_for_it() -> None:
     handler = signal.getsignal(signal.SIGTERM)
     with catch_signals(announces=False) as stop:
-        with stop.deferred():
+        with stop.defer():
             os.kill(os.getpid(), signal.SIGTERM)
             assert stop.number == signal.SIGTERM
         with pytest.raises(Interrupted, match=r"^stopped by SIGTERM; run the same command again to resume$"):
@@ -61,7 +61,7 @@ STUCK = """
 import ctypes, os, sys, time
 from hfpipe.runner.signals import catch_signals
 
-with catch_signals(announces=True) as stop, stop.deferred():
+with catch_signals(announces=True) as stop, stop.defer():
     system, lock = ctypes.CDLL(None), ctypes.create_string_buffer(64)
     print("ready", flush=True)
     system.pthread_mutex_lock(lock)

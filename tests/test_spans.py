@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from hfpipe.metrics.metric import to_object_array
 from hfpipe.metrics.scores.spans import (
-    answering,
     compute_exact_match,
     compute_f1,
+    create_span_metrics,
     normalize_answer,
     score_best_answer,
 )
@@ -26,7 +26,7 @@ def scores(pairs: list[tuple[str, list[str]]], *, version_2: bool) -> dict[str, 
         to_object_array(references for _, references in pairs),
         to_object_array(said for said, _ in pairs),
     )
-    tally = Tally(answering(version_2=version_2), 0, 17)
+    tally = Tally(create_span_metrics(version_2=version_2), 0, 17)
     tally.add(np.arange(len(pairs)), {"reference": reference, "prediction": prediction})
     return {metric.name: float(tally.values(metric)[0]) for metric in tally.metrics}
 
@@ -112,11 +112,11 @@ def test_version_2_tells_questions_with_and_without_an_answer_apart() -> None:
 
 
 def test_a_signature_names_the_rule() -> None:
-    assert [metric.signature for metric in answering(version_2=True)][:2] == [
+    assert [metric.signature for metric in create_span_metrics(version_2=True)][:2] == [
         "exact_match|rule:squad-2.0|tok:unicode|unit:percent",
         "f1|rule:squad-2.0|tok:unicode|unit:percent",
     ]
-    assert answering()[0].signature == "exact_match|rule:squad-1.1|tok:unicode|unit:percent"
+    assert create_span_metrics()[0].signature == "exact_match|rule:squad-1.1|tok:unicode|unit:percent"
 
 
 @given(st.text(max_size=20), st.text(max_size=20), st.booleans())

@@ -315,11 +315,11 @@ def _print_schema(options: argparse.Namespace) -> int:
 def _run_stage(options: argparse.Namespace) -> int:
     from hfpipe import api
     from hfpipe.cli import console
-    from hfpipe.contract import silent
+    from hfpipe.contract import show_no_progress
     from hfpipe.runner import is_first_process
 
     with console.show_progress() as progress:
-        api.run_stage(options.folder, progress if is_first_process() else silent)
+        api.run_stage(options.folder, progress if is_first_process() else show_no_progress)
     return 0
 
 

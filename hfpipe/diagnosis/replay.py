@@ -175,7 +175,7 @@ class _Replay:
         from hfpipe.training.crashes.random_states import read_random_states
 
         number, states = len(self.crash.examples), self.random
-        with self.trainer.fast_kernels():
+        with self.trainer.use_fast_kernels():
             for start in range(0, number, self.crash.micro):
                 rows = range(start, min(start + self.crash.micro, number))
                 if found := self._probe_rows(rows, states):
@@ -310,10 +310,10 @@ def _load_model(folder: Path, crash: Crash, stage: Pretrain | Finetune) -> PreTr
 
     from hfpipe.modeling.half_weights import halve_frozen
     from hfpipe.modeling.loading.lora import add_lora
-    from hfpipe.modeling.loading.models import create_model, loading
+    from hfpipe.modeling.loading.models import create_model, translate_loading_errors
     from hfpipe.training.crashes.folder import MODEL, WEIGHTS
 
-    with loading(folder / MODEL):
+    with translate_loading_errors(folder / MODEL):
         config = AutoConfig.from_pretrained(str(folder / MODEL), local_files_only=True)
         if crash.attention is not None:
             config._attn_implementation = crash.attention

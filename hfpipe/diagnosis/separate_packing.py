@@ -84,7 +84,7 @@ def _make_trainer(parts: Training, toy: Toy) -> TaskTrainer:
 
 
 def _compute_gradient(trainer: TaskTrainer, batches: list[Batch], targets: Any) -> Gradient:
-    with silence_libraries(), trainer.fast_kernels():
+    with silence_libraries(), trainer.use_fast_kernels():
         losses = [trainer.training_step(trainer.bare, batch, targets) for batch in batches]
     named = trainer.bare.named_parameters()
     found = {name: each.grad.clone() for name, each in named if each.grad is not None}

@@ -19,7 +19,7 @@ from hfpipe.modeling.loading.calibration import (
     read_calibration,
     write_calibration,
 )
-from hfpipe.modeling.loading.models import load_model, loading
+from hfpipe.modeling.loading.models import load_model, translate_loading_errors
 from hfpipe.modeling.losses.losses import IGNORED, forward
 from hfpipe.modeling.performance import on_cpu
 from hfpipe.tokenization.loading import set_pad_token_id
@@ -51,7 +51,7 @@ def apply_calibration(
     `names` maps class names of the model to those of the data, if they differ. Raises StageError when the
     entry in the config is damaged.
     """
-    with loading(place):
+    with translate_loading_errors(place):
         found = read_calibration(model.config)
     apply_temperature(model, found.temperature)
     names = names or {}

@@ -18,7 +18,7 @@ from hfpipe.encoding.encoded import ROWS_AT_ONCE
 from hfpipe.evaluation.loop import ModelReader, score
 from hfpipe.evaluation.predictions_file import Inputs, Predictions, write_joined
 from hfpipe.evaluation.row_groups import group_rows
-from hfpipe.metrics.scores.row_weighted import with_row_weights
+from hfpipe.metrics.scores.row_weighted import add_row_weights
 from hfpipe.metrics.tally import Tally
 from hfpipe.modeling.performance import on_cpu
 from hfpipe.store.artifacts import CLUSTER, get_predictions_path
@@ -82,7 +82,7 @@ class EvaluationSetup:
     def tally(self, metrics: Sequence[Metric]) -> Tally:
         """Return an empty tally of metrics, including weighted ones if rows have weights."""
         column = None if self.row_weights is None else self.row_weights.column
-        return Tally(with_row_weights(metrics, column), self.resamples, self.seed, self.sample)
+        return Tally(add_row_weights(metrics, column), self.resamples, self.seed, self.sample)
 
 
 def measure_model(

@@ -21,7 +21,7 @@ from hfpipe.evaluation.loop import ModelReader, iterate_shared
 from hfpipe.library_output import silence_libraries
 from hfpipe.modeling.loading.checkpoint_files import check_model_files
 from hfpipe.modeling.loading.embeddings import check_rows, get_embedding_rows
-from hfpipe.modeling.loading.models import load_model, loading, read_config
+from hfpipe.modeling.loading.models import load_model, read_config, translate_loading_errors
 from hfpipe.modeling.max_length import find_refusals
 from hfpipe.references.places import Place
 from hfpipe.report import replace_not_finite
@@ -43,7 +43,7 @@ BATCHES_AT_ONCE = 8
 
 def read_architecture(place: Path | Place) -> str:
     """Return the model class named in a config, or "". Raises StageError when there is no config."""
-    with loading(place), silence_libraries():
+    with translate_loading_errors(place), silence_libraries():
         check_model_files(place)
         config = read_config(place)
     return next(iter(config.architectures or []), "")

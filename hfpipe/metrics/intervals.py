@@ -29,20 +29,20 @@ class Interval(NamedTuple):
 def compute_interval(series: Series, confidence: float = 0.95) -> Interval:
     """Return the interval of a score; both ends are NaN if it is unknown, for example with a single unit."""
     if series.proportion is not None:
-        return proportion_interval(series.proportion, series.units, confidence)
-    low, high = bootstrap_interval(series.values, series.blocks, series.units, confidence)
+        return compute_proportion_interval(series.proportion, series.units, confidence)
+    low, high = compute_bootstrap_interval(series.values, series.blocks, series.units, confidence)
     value, (lowest, highest) = float(series.values[0]), series.bounds
     # All resamples of a perfect score are perfect: only the number of rows gives information.
     if high - low <= get_rounding_tolerance(value) and lowest is not None and highest is not None:
         trials = min(series.evidence, series.units)
         share = (min(max(value, lowest), highest) - lowest) / (highest - lowest)
-        ends = _binomial_midp(share * trials, trials, confidence)
+        ends = _compute_midp(share * trials, trials, confidence)
         low, high = (lowest + end * (highest - lowest) for end in ends)
         return Interval(low, high, "binomial-midp")
     return Interval(low, high, "poisson-bca")
 
 
-def bootstrap_interval(
+def compute_bootstrap_interval(
     values: np.ndarray, blocks: np.ndarray, units: int, confidence: float
 ) -> tuple[float, float]:
     """Return the outer ends of the BCa interval (Efron, 1987) and the percentile interval of resamples.
@@ -87,7 +87,7 @@ def compute_acceleration(blocks: np.ndarray) -> float:
     return float((away**3).sum() / (6 * spread**1.5)) if spread > 0 else 0.0
 
 
-def proportion_interval(found: Proportion, units: int, confidence: float) -> Interval:
+def compute_proportion_interval(found: Proportion, units: int, confidence: float) -> Interval:
     """Return the interval of a proportion of independent trials, or of trials in groups (units).
 
     Independent trials have the exact interval with mid-P (Lancaster, 1961; Agresti & Gottard, 2005). For
@@ -96,11 +96,11 @@ def proportion_interval(found: Proportion, units: int, confidence: float) -> Int
     """
     share = found.successes / found.trials if found.trials else math.nan
     if found.single:
-        low, high = _binomial_midp(found.successes, found.trials, confidence)
+        low, high = _compute_midp(found.successes, found.trials, confidence)
         return Interval(found.scale * low, found.scale * high, "binomial-midp")
     blocks = found.blocks[found.blocks[:, 1] > 0]
     trials = _estimate_effective_trials(share, found.trials, blocks, units, confidence)
-    low, high = _clopper_pearson(share * trials if found.trials else 0.0, trials, confidence)
+    low, high = _compute_clopper_pearson(share * trials if found.trials else 0.0, trials, confidence)
     return Interval(found.scale * low, found.scale * high, "korn-graubard")
 
 
@@ -122,7 +122,7 @@ def _estimate_effective_trials(
     return float(found * (ndtri(upper) / stdtrit(len(blocks) - 1, upper)) ** 2)
 
 
-def _clopper_pearson(successes: float, trials: float, confidence: float) -> tuple[float, float]:
+def _compute_clopper_pearson(successes: float, trials: float, confidence: float) -> tuple[float, float]:
     """Return the exact interval of a proportion; the numbers need not be integers."""
     tail = (1 - confidence) / 2
     failures = trials - successes
@@ -131,7 +131,7 @@ def _clopper_pearson(successes: float, trials: float, confidence: float) -> tupl
     return float(low), float(high)
 
 
-def _binomial_midp(successes: float, trials: float, confidence: float) -> tuple[float, float]:
+def _compute_midp(successes: float, trials: float, confidence: float) -> tuple[float, float]:
     """Return the proportions for which the trials are not among the `1 - confidence` least likely (mid-P)."""
     tail = (1 - confidence) / 2
     failures = trials - successes
@@ -158,14 +158,14 @@ def _find_root(function: Callable[[float], float]) -> float:
     return float(brentq(function, 0.0, 1.0, xtol=1e-12))
 
 
-def difference_interval(mine: Series, other: Series, confidence: float = 0.95) -> tuple[float, float]:
+def compute_difference_interval(mine: Series, other: Series, confidence: float = 0.95) -> tuple[float, float]:
     """Return the interval of the difference of two scores on the same rows."""
     pair = count_paired_outcomes(mine, other)
     if pair is not None and mine.proportion is not None:
-        ends = _paired_proportions(*pair, confidence)
+        ends = _compute_paired_interval(*pair, confidence)
         return mine.proportion.scale * ends[0], mine.proportion.scale * ends[1]
     blocks = mine.blocks - other.blocks if len(mine.blocks) == len(other.blocks) else np.empty(0)
-    return bootstrap_interval(mine.values - other.values, blocks, mine.units, confidence)
+    return compute_bootstrap_interval(mine.values - other.values, blocks, mine.units, confidence)
 
 
 def count_paired_outcomes(mine: Series, other: Series) -> tuple[int, int, int] | None:
@@ -182,7 +182,7 @@ def count_paired_outcomes(mine: Series, other: Series) -> tuple[int, int, int] |
     return first, int(np.sum(mine.outcomes < other.outcomes)), int(trials.sum())
 
 
-def _paired_proportions(first: int, second: int, rows: int, confidence: float) -> tuple[float, float]:
+def _compute_paired_interval(first: int, second: int, rows: int, confidence: float) -> tuple[float, float]:
     """Return the adjusted Wald interval of a difference of paired proportions (Bonett & Price, 2012)."""
     one, two = (first + 1) / (rows + 2), (second + 1) / (rows + 2)
     gap = one - two

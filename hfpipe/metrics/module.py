@@ -232,10 +232,10 @@ class OfTranslations(OfTexts):
     """
 
     def metrics(self, columns: Columns) -> Sequence[Metric | WholeMetric]:
-        return [self.metric(most_references(columns))]
+        return [self.metric(count_references(columns))]
 
 
-def most_references(columns: Columns) -> int:
+def count_references(columns: Columns) -> int:
     """Return the largest number of references of a row."""
     return max(map(len, map(list_references, columns["reference"])), default=1)
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 
-from hfpipe.metrics.intervals import compute_interval, count_paired_outcomes, difference_interval
+from hfpipe.metrics.intervals import compute_difference_interval, compute_interval, count_paired_outcomes
 from hfpipe.metrics.paired_tests import (
     PairedTest,
-    bootstrap_test,
     correct_by_holm,
-    mcnemar_test,
-    randomization_test,
+    run_bootstrap_test,
+    run_mcnemar_test,
+    run_randomization_test,
 )
 from hfpipe.metrics.repeated import measure_spread, run_seeds_test, widen_interval
 from hfpipe.metrics.series import Series
@@ -41,9 +41,9 @@ def compare_series(mine: Series, other: Series, name: str, confidence: float = 0
     """Return the difference between two systems measured on the same rows; p is not corrected."""
     difference = float(mine.values[0] - other.values[0])
     own = score_series(other, confidence)
-    low, high = difference_interval(mine, other, confidence)
+    low, high = compute_difference_interval(mine, other, confidence)
     low, high = widen_interval(low, high, [mine, other], confidence, value=difference)
-    resampled = bootstrap_test(difference, (mine.values - other.values)[1:])
+    resampled = run_bootstrap_test(difference, (mine.values - other.values)[1:])
     test = _test(mine, other, difference) or resampled
     return Comparison(
         baseline=name,
@@ -69,11 +69,11 @@ def _test(mine: Series, other: Series, difference: float) -> PairedTest | None:
         return run_seeds_test(mine, other)
     pair = count_paired_outcomes(mine, other)
     if pair is not None:
-        return mcnemar_test(pair[0], pair[1])
+        return run_mcnemar_test(pair[0], pair[1])
     if mine.exchange is None or other.exchange is None or mine.signature != other.signature:
         return None
     swapped = mine.exchange.differences(other.exchange)
-    return None if swapped is None else randomization_test(difference, swapped)
+    return None if swapped is None else run_randomization_test(difference, swapped)
 
 
 def add_comparisons(score: Score, comparisons: Sequence[Comparison]) -> Score:

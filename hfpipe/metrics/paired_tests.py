@@ -16,7 +16,7 @@ class PairedTest(NamedTuple):
     p_value: float
 
 
-def mcnemar_test(first: int, second: int) -> PairedTest:
+def run_mcnemar_test(first: int, second: int) -> PairedTest:
     """McNemar's test: numbers of rows correct only in the first, and only in the second system.
 
     The exact conditional test (a binomial test of the rows on which the two differ) with mid-P, which keeps
@@ -27,7 +27,7 @@ def mcnemar_test(first: int, second: int) -> PairedTest:
     return PairedTest("mcnemar-midp", float(min(1.0, 2 * tail)))
 
 
-def randomization_test(difference: float, swapped: np.ndarray) -> PairedTest:
+def run_randomization_test(difference: float, swapped: np.ndarray) -> PairedTest:
     """Approximate randomization (Noreen, 1989; Yeh, 2000): the two systems' outputs are exchanged at random.
 
     `swapped`, shape (tosses,), are the differences after exchanging the outputs of random units, each with
@@ -41,7 +41,7 @@ def randomization_test(difference: float, swapped: np.ndarray) -> PairedTest:
     return PairedTest("randomization-midp", 1.0 if difference == 0 or not len(null) else p_value)
 
 
-def bootstrap_test(difference: float, resampled: np.ndarray) -> PairedTest:
+def run_bootstrap_test(difference: float, resampled: np.ndarray) -> PairedTest:
     """The paired bootstrap (Koehn, 2004), with differences centered at 0 (Berg-Kirkpatrick et al., 2012).
 
     `resampled`, shape (resamples,), may contain NaN if a resample has no score. One is added to both counts,

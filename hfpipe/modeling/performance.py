@@ -63,7 +63,7 @@ def compile_loss(loss: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @contextmanager
-def kept_memory() -> Iterator[None]:
+def keep_memory() -> Iterator[None]:
     """Keep freed memory in the process, on a CPU with the GNU C library, for reuse in the next step.
 
     Otherwise the memory of every large tensor is returned to the kernel, which must zero the pages of the
@@ -84,7 +84,7 @@ def kept_memory() -> Iterator[None]:
 
 
 @contextmanager
-def uncompiled_model(model: Any) -> Iterator[None]:
+def run_uncompiled(model: Any) -> Iterator[None]:
     """Run a compiled model uncompiled, for batches of many shapes, as in evaluation."""
     compiled, model._compiled_call_impl = model._compiled_call_impl, None
     try:

@@ -44,7 +44,7 @@ class BitDropout(nn.Dropout):
 
 
 @contextmanager
-def fast_dropout(model: nn.Module) -> Iterator[None]:
+def use_fast_dropout(model: nn.Module) -> Iterator[None]:
     """Temporarily make the dropout layers of a model use `apply_dropout`, except subclasses of `Dropout`."""
     layers = [module for module in model.modules() if type(module) is nn.Dropout]
     for layer in layers:

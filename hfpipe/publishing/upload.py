@@ -73,7 +73,7 @@ def _upload(repository: str, files: dict[str, Path | bytes], name: str, *, priva
     from hfpipe.library_output import silence_libraries
 
     operations: list[Any] = [CommitOperationAdd(path, content) for path, content in files.items()]
-    with _hub_errors(repository), silence_libraries():
+    with _translate_hub_errors(repository), silence_libraries():
         api = HfApi(endpoint=os.environ.get("HF_ENDPOINT"))
         api.create_repo(repository, exist_ok=True, private=private)
         found = api.create_commit(repository, operations, commit_message=f"Upload {name} by hfpipe")
@@ -81,7 +81,7 @@ def _upload(repository: str, files: dict[str, Path | bytes], name: str, *, priva
 
 
 @contextmanager
-def _hub_errors(repository: str) -> Iterator[None]:
+def _translate_hub_errors(repository: str) -> Iterator[None]:
     """Convert errors of the Hub or the network to a one-line StageError."""
     from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled
 

@@ -50,7 +50,7 @@ def run_launcher(
         for thread in passing:
             thread.start()
         try:
-            with stop.deferred():
+            with stop.defer():
                 _wait(process, started, stop)
         except BaseException:  # the processes end whatever ends the launcher
             _fail_launch(started, "interrupted")

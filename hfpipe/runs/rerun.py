@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from hfpipe import runner
-from hfpipe.contract import Progress, silent
+from hfpipe.contract import Progress, show_no_progress
 from hfpipe.errors import Problem, RecipeError
 from hfpipe.recipe import Recipe
 from hfpipe.store.artifacts import METRICS
@@ -32,7 +32,9 @@ class Rerun:
     """A line for the first logged step that differs and one for each file; empty if all bits are equal."""
 
 
-def rerun(recipe: Recipe, stage: str, runs: str | Path = "runs", *, progress: Progress = silent) -> Rerun:
+def rerun(
+    recipe: Recipe, stage: str, runs: str | Path = "runs", *, progress: Progress = show_no_progress
+) -> Rerun:
     """Run a finished stage again in a separate folder, from the same inputs, and compare it bit for bit.
 
     The training log gives the first step that differs, at the resolution of `logging_steps`. Speed, memory

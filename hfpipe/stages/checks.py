@@ -292,8 +292,8 @@ def check_evaluation(stage: Evaluate, above: Above, facts: Facts, base: Path) ->
             path,
         )
     trained = above.get(stage.model.stage or "")
-    task = stage.task_of(above)
-    facts, misfits = with_classes(stage, task, above, facts)
+    task = stage.get_task(above)
+    facts, misfits = add_classes(stage, task, above, facts)
     if misfits:
         yield from misfits
         return
@@ -319,7 +319,7 @@ def check_evaluation(stage: Evaluate, above: Above, facts: Facts, base: Path) ->
     yield from check_bounds(stage.require, stage.baselines)
 
 
-def with_classes(
+def add_classes(
     stage: Evaluate, task: TaskConfig | None, above: Above, facts: Facts
 ) -> tuple[Facts, list[Problem]]:
     """Return the facts with the classes of the model, and problems with them, as far as both are known."""

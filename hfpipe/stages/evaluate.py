@@ -22,12 +22,12 @@ from hfpipe.stages.repeats.members import get_data_split
 from hfpipe.stages.scoring import custom_metrics
 from hfpipe.stages.scoring.bounds import (
     Bound,
+    compare_score,
     describe_doubtful_bounds,
     explain_left_out,
     find_unknown_scores,
     find_unmet_bounds,
     summarize,
-    with_comparisons,
 )
 from hfpipe.stages.scoring.clusters import (
     ClusterSetting,
@@ -56,9 +56,9 @@ from hfpipe.stages.scoring.systems import (
     EvaluatedSystem,
     add_checkpoints,
     align_classes,
+    list_repeated_systems,
     list_systems,
     load_system,
-    repeated_systems,
 )
 from hfpipe.store.artifacts import get_predictions_path
 from hfpipe.task import TaskConfig
@@ -130,7 +130,7 @@ class Evaluate(Tabulated):
 
         An export is also compared with its original, and a student with its teachers.
         """
-        task = self.task_of(above)
+        task = self.get_task(above)
         lost = self.model.stage is not None and self.model.stage not in above  # reported as an error
         names = task.baselines if task is not None else self.baselines if lost else ()
         own = {place for place in self.baselines if place in names and place.hub and "/" not in place}
@@ -142,7 +142,7 @@ class Evaluate(Tabulated):
     def find_neutral(self) -> dict[str, Any]:
         return super().find_neutral() | ({} if self.row_weights else {"row_weights": None})
 
-    def task_of(self, above: Mapping[str, Stage]) -> TaskConfig | None:
+    def get_task(self, above: Mapping[str, Stage]) -> TaskConfig | None:
         """Return the task of the model, if this stage or the one above that trains the model names it."""
         task = self.task or getattr(above.get(self.model.stage or ""), "task", None)
         return task if isinstance(task, TaskConfig) else None
@@ -150,14 +150,14 @@ class Evaluate(Tabulated):
     def check_ahead(self, above: Mapping[str, Stage], facts: Mapping[str, DataFacts]) -> Iterator[Problem]:
         from hfpipe.stages import checks
 
-        task = self.task_of(above)
+        task = self.get_task(above)
         name = self.data.stage or ""
         if task is not None and name in facts:
-            aligned, _ = checks.with_classes(self, task, above, facts)
+            aligned, _ = checks.add_classes(self, task, above, facts)
             yield from find_unknown_scores(self, task, aligned[name])
 
     def plan_notes(self, above: Mapping[str, Stage], facts: Mapping[str, DataFacts]) -> Iterator[str]:
-        return format_power_notes(self, self.task_of(above), facts.get(self.data.stage or ""))
+        return format_power_notes(self, self.get_task(above), facts.get(self.data.stage or ""))
 
     def prepare(self, ctx: RunContext) -> None:
         setup, systems = self.open_systems(ctx)
@@ -187,7 +187,7 @@ class Evaluate(Tabulated):
         }
         accelerator.wait_for_everyone()  # their scratch folder is removed when the first returns
         comparisons = {str(name): compare_tallies(mine, theirs, name) for name, theirs in tallies.items()}
-        scores = [with_comparisons(score, comparisons.values()) for score in compute_scores(mine)]
+        scores = [compare_score(score, comparisons.values()) for score in compute_scores(mine)]
         left_out = list(explain_left_out(mine, tallies, comparisons))
         left_out += explain_unweighted(setup.row_weights, scores)
         leaked = get_leakage_facts(model, setup, ctx) if accelerator.is_main_process else {}
@@ -213,7 +213,7 @@ class Evaluate(Tabulated):
                 **describe_weights(setup.row_weights),
                 **get_measured_facts([model, *others], ctx),
                 **leaked,
-                **repeated_systems([model, *others]),
+                **list_repeated_systems([model, *others]),
             },
             scores=scores,
             unmet=unmet,

@@ -91,7 +91,7 @@ class TrainStage(Repeatable):
 
         validated, training = (
             "validation" in open_data(get_data_folder(self.data, ctx)),
-            self.tuned(ctx).training,
+            self.load_tuned(ctx).training,
         )
         yield from find_ineffective_settings(training, validated=validated, alone=alone)
         early = self.early_stopping is not None
@@ -103,7 +103,7 @@ class TrainStage(Repeatable):
         from hfpipe.stages.repeats.folds import write_held_out
         from hfpipe.training.arguments import select_best_metric
 
-        if (tuned := self.tuned(ctx)) is not self:
+        if (tuned := self.load_tuned(ctx)) is not self:
             tuned.prepare(ctx)
             return
         write_held_out(self, ctx)
@@ -116,7 +116,7 @@ class TrainStage(Repeatable):
         self._create_training_loss(ctx, examples["train"], data)  # fails early if the data do not fit
 
     def run(self, ctx: RunContext) -> Report:
-        return self.tuned(ctx).train(ctx)
+        return self.load_tuned(ctx).train(ctx)
 
     def train(self, ctx: RunContext, callbacks: Sequence[Any] = ()) -> Report:
         """Train, with further callbacks of Trainer, and write the model to the stage's folder."""

@@ -16,7 +16,7 @@ from transformers import PretrainedConfig, TrainingArguments
 from hfpipe.errors import StageError, format_one_line
 from hfpipe.modeling.loading.config import TOKEN_IDS
 from hfpipe.modeling.loading.lora import add_lora, read_merged_config
-from hfpipe.modeling.loading.models import loading, read_config
+from hfpipe.modeling.loading.models import read_config, translate_loading_errors
 from hfpipe.recipe.training import muon
 from hfpipe.training.muon import find_hidden_matrices
 
@@ -90,7 +90,7 @@ class Shape:
 
 def read_stored_config(folder: Path, head: dict[str, Any]) -> PretrainedConfig:
     """Return the config of a model. Raises StageError when it cannot be read."""
-    with loading(folder):
+    with translate_loading_errors(folder):
         config = read_merged_config(folder) or read_config(folder)
         config.update(head)
         return config

@@ -19,7 +19,7 @@ from hfpipe.distributed.world import is_first_process
 from hfpipe.errors import StageError, format_one_line
 from hfpipe.library_output import allow_forks, silence_libraries
 from hfpipe.modeling.half_weights import halve_frozen
-from hfpipe.modeling.performance import is_sharded, kept_memory
+from hfpipe.modeling.performance import is_sharded, keep_memory
 from hfpipe.recipe.training import budget
 from hfpipe.store.artifacts import METRICS
 from hfpipe.store.sealed import read_sealed, write_sealed
@@ -78,8 +78,8 @@ def train_model(
     with (
         silence_libraries(),
         allow_forks(),
-        kept_memory(),
-        ctx.stop.deferred(),
+        keep_memory(),
+        ctx.stop.defer(),
         measure_energy(training.get("report_to"), first=trainer.is_world_process_zero()) as energy,
         ctx.progress(ctx.name, plan.steps if trainer.is_world_process_zero() else None) as advance,
     ):

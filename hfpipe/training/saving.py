@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def whole_checkpoint(trainer: Trainer, stop: AgreedStop) -> Iterator[None]:
+def complete_checkpoint(trainer: Trainer, stop: AgreedStop) -> Iterator[None]:
     """Complete the checkpoint that Trainer saves in this context, and then remove older ones.
 
     Afterwards raises Interrupted in all processes if one of them was requested to stop.

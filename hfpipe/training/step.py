@@ -19,13 +19,13 @@ import torch
 from accelerate.utils import extract_model_from_parallel
 
 from hfpipe.errors import StageError
-from hfpipe.modeling.attention.masks import attention_without_masks, runs_without_masks
+from hfpipe.modeling.attention.masks import omit_masks, runs_without_masks
 from hfpipe.modeling.attention.separate_documents import SeparateDocuments, choose_attention, find_separation
 from hfpipe.modeling.losses.chunked_loss import eager_softmax_gradient, softmax_gradient
 from hfpipe.modeling.losses.head_loss import find_separable_head, get_product_dtype, head_loss, identity_head
 from hfpipe.modeling.losses.losses import forward
 from hfpipe.modeling.losses.token_distillation import TokenDistillation
-from hfpipe.modeling.performance import compile_loss, compile_model, uncompiled_model
+from hfpipe.modeling.performance import compile_loss, compile_model, run_uncompiled
 
 if TYPE_CHECKING:
     from torch import nn
@@ -96,11 +96,11 @@ class TrainingStep:
         batch = self.add_teacher_outputs(batch)
         head, positions = self.head(model, batch), self.objective.positions(batch)
         if head is None or positions is None:
-            with self.separated(batch) as inputs:
+            with self.isolate_documents(batch) as inputs:
                 outputs = forward(model, inputs, positions)
             return outputs, self.objective.loss(outputs, batch, self.smoothing)
         with self._autocast(), identity_head(head):
-            with self.separated(batch) as inputs:
+            with self.isolate_documents(batch) as inputs:
                 outputs = forward(model, inputs, None)
             return outputs, self.head_loss(outputs, head, batch, self._kernel)
 
@@ -111,7 +111,7 @@ class TrainingStep:
         with self._autocast():
             return self.teaching.with_teachers(batch)
 
-    def separated(self, batch: Batch) -> AbstractContextManager[Batch]:
+    def isolate_documents(self, batch: Batch) -> AbstractContextManager[Batch]:
         """Return the context in which a model separates documents; it yields the inputs of the model."""
         return nullcontext(batch) if self._separate is None else self._separate(batch)
 
@@ -120,7 +120,7 @@ class TrainingStep:
         if self._chunked:
             self._chunked = False
             bare = extract_model_from_parallel(model)
-            with uncompiled_model(bare), self._autocast():
+            with run_uncompiled(bare), self._autocast():
                 self._head = find_separable_head(self.task, bare, batch)
         return self._head
 
@@ -156,11 +156,11 @@ class CompiledStep:
             extract_model_from_parallel(self._model, keep_fp32_wrapper=False)
         with self._autocast():
             if "attention_mask" in batch or tuple(batch["input_ids"].shape) != self._shape:
-                with uncompiled_model(self._model):
+                with run_uncompiled(self._model):
                     return self._eager(model, batch)
             batch = self._eager.add_teacher_outputs(batch)
             head = self._eager.head(model, batch)
-            with self._select_attention(batch), self._eager.separated(batch) as inputs:
+            with self._select_attention(batch), self._eager.isolate_documents(batch) as inputs:
                 if head is None:
                     outputs = forward(model, inputs, self._eager.objective.positions(batch))
                 else:
@@ -175,6 +175,6 @@ class CompiledStep:
         if "position_ids" in batch:  # they separate documents by masks
             return nullcontext()
         if self._without_masks is None:
-            with uncompiled_model(self._model):
+            with run_uncompiled(self._model):
                 self._without_masks = runs_without_masks(self._model, batch["input_ids"][:1])
-        return attention_without_masks(self._model) if self._without_masks else nullcontext()
+        return omit_masks(self._model) if self._without_masks else nullcontext()

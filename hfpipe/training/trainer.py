@@ -22,12 +22,12 @@ from hfpipe.evaluation.loop import ModelReader, score
 from hfpipe.interruption import StopRequest
 from hfpipe.metrics.tally import Tally
 from hfpipe.modeling.attention.cpu import eager_kernels
-from hfpipe.modeling.performance import compile_model, uncompiled_model
+from hfpipe.modeling.performance import compile_model, run_uncompiled
 from hfpipe.training.callbacks import StopIfFinishedCallback
 from hfpipe.training.crashes.watch import StepWatch
 from hfpipe.training.muon import create_muon
 from hfpipe.training.resuming import compute_mean_loss
-from hfpipe.training.saving import whole_checkpoint
+from hfpipe.training.saving import complete_checkpoint
 from hfpipe.training.split_trainer import SplitTrainer
 from hfpipe.training.step import CompiledStep, TrainingStep, separate_documents
 from hfpipe.training.stopping import AgreedStop, SaveWhenAsked, ignore_signals
@@ -205,10 +205,10 @@ class TaskTrainer(SplitTrainer):
 
     def train(self, *arguments: Any, **options: Any) -> Any:
         """Train as Trainer does, with the fastest kernels of the device."""
-        with self.fast_kernels():
+        with self.use_fast_kernels():
             return super().train(*arguments, **options)
 
-    def fast_kernels(self) -> AbstractContextManager[None]:
+    def use_fast_kernels(self) -> AbstractContextManager[None]:
         """Return the context with the kernels of a training."""
         return eager_kernels(self.bare) if self._eager_on_cpu else nullcontext()
 
@@ -299,7 +299,7 @@ class TaskTrainer(SplitTrainer):
         started = time.monotonic()
         examples = self.validation if eval_dataset is None else eval_dataset
         assert examples is not None  # Trainer does not evaluate without them
-        with uncompiled_model(self.bare), self.accelerator.autocast():
+        with run_uncompiled(self.bare), self.accelerator.autocast():
             tally = score(
                 self.model_wrapped if self.split else self.model,
                 examples,
@@ -338,5 +338,5 @@ class TaskTrainer(SplitTrainer):
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         self.watch.flush()
-        with whole_checkpoint(self, self.stop):
+        with complete_checkpoint(self, self.stop):
             super()._save_checkpoint(model, trial)

@@ -17,10 +17,10 @@ import numpy as np
 from scipy.stats import binom
 
 from hfpipe.evaluation.power import DISAGREEMENT, find_smallest_difference
-from hfpipe.metrics.intervals import compute_interval, proportion_interval
+from hfpipe.metrics.intervals import compute_interval, compute_proportion_interval
 from hfpipe.metrics.metric import Loss, Metric, Share
 from hfpipe.metrics.paired import compare_series
-from hfpipe.metrics.paired_tests import mcnemar_test
+from hfpipe.metrics.paired_tests import run_mcnemar_test
 from hfpipe.metrics.resampling import Sample, sample_independent_rows
 from hfpipe.metrics.scores.confusion import F1
 from hfpipe.metrics.scores.language import Perplexity
@@ -139,7 +139,7 @@ def share_coverage(rows: int, right: float) -> float:
     """Return the exact coverage of the interval of a share of independent rows, without simulation."""
     total = 0.0
     for successes in range(rows + 1):
-        found = proportion_interval(Proportion(successes, rows, True, np.empty((0, 2))), rows, 0.95)
+        found = compute_proportion_interval(Proportion(successes, rows, True, np.empty((0, 2))), rows, 0.95)
         total += binom.pmf(successes, rows, right) * (found.low <= right <= found.high)
     return float(total)
 
@@ -211,7 +211,9 @@ def power(rows: int, trials: int) -> float:
     first, second, _ = random.multinomial(
         rows, [(apart + smallest) / 2, (apart - smallest) / 2, 1 - apart], trials
     ).T
-    return float(np.mean([mcnemar_test(*pair).p_value < 0.05 for pair in zip(first, second, strict=True)]))
+    return float(
+        np.mean([run_mcnemar_test(*pair).p_value < 0.05 for pair in zip(first, second, strict=True)])
+    )
 
 
 def table(*head: str) -> None:

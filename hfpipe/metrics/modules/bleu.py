@@ -19,5 +19,5 @@ class Bleu(module.OfTranslations):
     """
 
     def metrics(self, columns: Columns) -> list[Metric]:
-        tokenize = overlap.tokenizer_for(columns["reference"])
-        return [overlap.Bleu(module.most_references(columns), tokenize)]
+        tokenize = overlap.select_tokenizer(columns["reference"])
+        return [overlap.Bleu(module.count_references(columns), tokenize)]

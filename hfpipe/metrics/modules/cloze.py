@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from hfpipe.metrics import module
-from hfpipe.metrics.scores.cloze import cloze
+from hfpipe.metrics.scores.cloze import create_cloze_metrics
 
 if TYPE_CHECKING:
     from hfpipe.metrics.metric import Metric
@@ -23,4 +23,4 @@ class Cloze(module.OfCounts):
     options = [{"rank": module.INTEGER}]
 
     def metrics(self, columns: Columns) -> list[Metric]:
-        return cloze()
+        return create_cloze_metrics()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from hfpipe.metrics import module
-from hfpipe.metrics.scores.entities import tagging
+from hfpipe.metrics.scores.entities import create_tagging_metrics
 
 if TYPE_CHECKING:
     from hfpipe.metrics.metric import Metric
@@ -20,4 +20,4 @@ class Entities(module.OfTags):
 
     def metrics(self, columns: Columns) -> list[Metric]:
         tags = {tag for name in ("reference", "prediction") for sentence in columns[name] for tag in sentence}
-        return tagging(sorted(tags))
+        return create_tagging_metrics(sorted(tags))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from hfpipe.metrics import module
-from hfpipe.metrics.scores.written import rouge_tokenizer, summary_scores
+from hfpipe.metrics.scores.written import create_summary_metrics, select_rouge_tokenizer
 
 if TYPE_CHECKING:
     from hfpipe.metrics.metric import Metric
@@ -22,4 +22,4 @@ class Rouge(module.OfTexts):
     """
 
     def metrics(self, columns: Columns) -> list[Metric]:
-        return summary_scores(tokenize=rouge_tokenizer(columns["reference"]))
+        return create_summary_metrics(tokenize=select_rouge_tokenizer(columns["reference"]))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from hfpipe.metrics import module
-from hfpipe.metrics.scores.spans import answering
+from hfpipe.metrics.scores.spans import create_span_metrics
 
 if TYPE_CHECKING:
     from hfpipe.metrics.metric import Metric
@@ -19,4 +19,4 @@ class Squad(module.OfAnswers):
     """
 
     def metrics(self, columns: Columns) -> list[Metric]:
-        return answering()
+        return create_span_metrics()

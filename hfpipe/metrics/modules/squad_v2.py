@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from hfpipe.metrics import module
-from hfpipe.metrics.scores.spans import answering
+from hfpipe.metrics.scores.spans import create_span_metrics
 
 if TYPE_CHECKING:
     from hfpipe.metrics.metric import Metric
@@ -19,4 +19,4 @@ class SquadV2(module.OfAnswers):
     """
 
     def metrics(self, columns: Columns) -> list[Metric]:
-        return answering(version_2=True)
+        return create_span_metrics(version_2=True)

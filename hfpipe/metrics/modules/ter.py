@@ -21,5 +21,5 @@ class Ter(module.OfTranslations):
     """
 
     def metrics(self, columns: Columns) -> list[Metric]:
-        tokenize = overlap.tokenizer_for(columns["reference"])
-        return [overlap.Ter(module.most_references(columns), None if tokenize == "13a" else tokenize)]
+        tokenize = overlap.select_tokenizer(columns["reference"])
+        return [overlap.Ter(module.count_references(columns), None if tokenize == "13a" else tokenize)]

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from hfpipe.types import Columns
 
 
-def cloze() -> list[Metric]:
+def create_cloze_metrics() -> list[Metric]:
     """Return the metrics of filled blanks.
 
     They read `rank`, int64 (n,): 1 if the answer ranks first among the candidates, 0 if it is not a

@@ -30,7 +30,7 @@ class Entity(NamedTuple):
     """Position after the last word."""
 
 
-def entities(tags: Sequence[str], scheme: str | None = None) -> list[Entity]:
+def extract_entities(tags: Sequence[str], scheme: str | None = None) -> list[Entity]:
     """Return the entities of one sentence, as seqeval finds them.
 
     With a scheme, named as in seqeval, only valid sequences are entities (its strict mode); without one, BIO,
@@ -44,19 +44,19 @@ def entities(tags: Sequence[str], scheme: str | None = None) -> list[Entity]:
     return [Entity(entity.tag, entity.start, entity.end) for entity in found]
 
 
-def words_as_entities(tags: Sequence[str]) -> list[Entity]:
+def convert_words(tags: Sequence[str]) -> list[Entity]:
     """Return every word of a sentence as a separate entity, for tags that do not mark entities."""
     return [Entity(tag, place, place + 1) for place, tag in enumerate(tags)]
 
 
-def tagging(tags: Sequence[str], scheme: str | None = None) -> list[Metric]:
+def create_tagging_metrics(tags: Sequence[str], scheme: str | None = None) -> list[Metric]:
     """Return the metrics of a tagger whose tags mark entities; `tags` are all possible tags.
 
     They read `reference` and `prediction`: object arrays of shape (n,), each entry the tags of one sentence,
     as many in both.
     """
     # A single tag is an entity in the lenient mode, with any scheme.
-    types = sorted({entity.type for tag in tags for entity in entities([_make_inside_tag(tag)])})
+    types = sorted({entity.type for tag in tags for entity in extract_entities([_make_inside_tag(tag)])})
     return [
         EntityScore("f1", types, scheme),
         EntityScore("precision", types, scheme),
@@ -104,7 +104,10 @@ class EntityScore(Metric):
         return np.array(rows, dtype=np.float64).reshape(len(rows), 3 * len(self.types))
 
     def _count(self, reference: Sequence[str], prediction: Sequence[str]) -> list[int]:
-        there, predicted = set(entities(reference, self.scheme)), set(entities(prediction, self.scheme))
+        there, predicted = (
+            set(extract_entities(reference, self.scheme)),
+            set(extract_entities(prediction, self.scheme)),
+        )
         counts = [Counter(entity.type for entity in each) for each in (there & predicted, predicted, there)]
         return [count[kind] for count in counts for kind in self.types]
 

@@ -43,7 +43,7 @@ def list_references(reference: str | list[str]) -> list[str]:
     return [reference] if isinstance(reference, str) else list(reference)
 
 
-def tokenizer_for(reference: Iterable[str | list[str]]) -> str:
+def select_tokenizer(reference: Iterable[str | list[str]]) -> str:
     """Return sacrebleu's name of the tokenizer for the script of the references of all rows."""
     return detect_bleu_tokenizer(text for each in reference for text in list_references(each))
 

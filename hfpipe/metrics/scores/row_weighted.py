@@ -50,7 +50,7 @@ class RowWeighted(Metric):
         return min(weight**2 / square, self._metric.evidence(sums[:-2] * weight / square))
 
 
-def with_row_weights(metrics: Sequence[Metric], column: str | None) -> list[Metric]:
+def add_row_weights(metrics: Sequence[Metric], column: str | None) -> list[Metric]:
     """Return metrics, followed by their row-weighted versions if a column has weights."""
     weighted = [
         RowWeighted(metric, column) for metric in metrics if column is not None and metric.weighs_rows

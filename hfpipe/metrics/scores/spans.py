@@ -25,7 +25,7 @@ ARTICLES = re.compile(r"\b(a|an|the)\b")
 Questions = Literal["has_answer", "no_answer"]
 
 
-def answering(*, version_2: bool = False) -> list[Metric]:
+def create_span_metrics(*, version_2: bool = False) -> list[Metric]:
     """Return exact match and F1 in percent, as in the official scripts; for version 2 also by question kind.
 
     They read `reference` (object array of shape (n,), each entry the list of correct answers, empty if there

@@ -24,7 +24,7 @@ ENGLISH = "rouge-score"
 """Name of rouge-score's default tokenizer, which is for English."""
 
 
-def summary_scores(*, stem: bool = True, tokenize: str = ENGLISH) -> list[Metric]:
+def create_summary_metrics(*, stem: bool = True, tokenize: str = ENGLISH) -> list[Metric]:
     """Return ROUGE-1, -2, -L and -Lsum, from 0 to 1.
 
     They read `prediction` (n,) and `reference` (n,), object arrays: a text, and a text or a list of texts.
@@ -33,7 +33,7 @@ def summary_scores(*, stem: bool = True, tokenize: str = ENGLISH) -> list[Metric
     return [Rouge(name, stem=stem, tokenize=tokenize) for name in ROUGES]
 
 
-def rouge_tokenizer(reference: Iterable[str | list[str]]) -> str:
+def select_rouge_tokenizer(reference: Iterable[str | list[str]]) -> str:
     """Return the tokenizer for the references: that of rouge-score for English, else `unicode`."""
     texts = (text for each in reference for text in list_references(each))
     return ENGLISH if is_nearly_ascii(texts) else "unicode"

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from hfpipe.modeling.random_bits import apply_dropout, fast_dropout
+from hfpipe.modeling.random_bits import apply_dropout, use_fast_dropout
 
 LONGEST = 512
 """Maximum number of positions for which the products are faster without dropout; half as many for a compiled
@@ -35,12 +35,12 @@ REPLACED = "sdpa"
 @contextmanager
 def eager_kernels(model: nn.Module) -> Iterator[None]:
     """Use fast attention and dropout to train an uncompiled model on a CPU."""
-    with eager_attention(), fast_dropout(model):
+    with use_eager_attention(), use_fast_dropout(model):
         yield
 
 
 @contextmanager
-def eager_attention() -> Iterator[None]:
+def use_eager_attention() -> Iterator[None]:
     """Temporarily make every model with `sdpa` attention use `_attend`.
 
     The function is replaced, not its name, because masks and some models depend on the name.

@@ -35,11 +35,11 @@ PROBE = "sdpa_probe"
 
 
 @contextmanager
-def attention_without_masks(model: PreTrainedModel) -> Iterator[None]:
+def omit_masks(model: PreTrainedModel) -> Iterator[None]:
     """Run a model without masks; inputs must have no padding, or padding on the right of a causal model."""
     AttentionInterface.register(NAME, _attend)
     AttentionMaskInterface.register(NAME, _create_window_mask)
-    with attention_implementation(model, NAME):
+    with use_attention(model, NAME):
         yield
 
 
@@ -62,7 +62,7 @@ def runs_without_masks(model: PreTrainedModel, input_ids: torch.Tensor) -> bool:
     AttentionMaskInterface.register(PROBE, probe)
     inputs = {"input_ids": input_ids} | ({"use_cache": False} if model.can_generate() else {})
     try:
-        with torch.no_grad(), attention_implementation(model, PROBE):
+        with torch.no_grad(), use_attention(model, PROBE):
             model(**inputs)
     except (KeyError, TypeError, ValueError):  # for example, an encoder-decoder needs more inputs
         return False
@@ -70,7 +70,7 @@ def runs_without_masks(model: PreTrainedModel, input_ids: torch.Tensor) -> bool:
 
 
 @contextmanager
-def attention_implementation(model: PreTrainedModel, name: str) -> Iterator[None]:
+def use_attention(model: PreTrainedModel, name: str) -> Iterator[None]:
     """Run a model with another attention implementation, given by its name in Transformers' tables."""
     config, usual = model.config, model.config._attn_implementation
     config._attn_implementation = name

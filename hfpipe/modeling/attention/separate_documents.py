@@ -22,7 +22,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import and_masks, packed_sequence_mask_function, sdpa_mask
 
-from hfpipe.modeling.attention.masks import attention_implementation, block_mask
+from hfpipe.modeling.attention.masks import block_mask, use_attention
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -61,7 +61,7 @@ def find_separation(model: PreTrainedModel) -> Separation | None:
     usual = model.config._attn_implementation
     tried = SDPA if usual == FLEX else usual  # a CPU would have to compile FlexAttention
     ways: tuple[Separation, ...] = (Separation("positions", tried), Separation("masks", tried))
-    with _without_kernel(usual):
+    with _replace_kernel(usual):
         found = next((way for way in ways if _separates(model, way)), None)
     return None if found is None else Separation(found.by, usual)
 
@@ -99,13 +99,13 @@ class SeparateDocuments:
             return
         name = self._found.attention
         with ExitStack() as stack:
-            stack.enter_context(attention_implementation(self._model, name))
+            stack.enter_context(use_attention(self._model, name))
             if _is_flash(name):
                 yield batch | _create_flash_arguments(batch)
                 return
             documents = batch["_documents"] if self._found.by == "masks" else None
             if documents is not None or name == FLEX:
-                stack.enter_context(self._masks.replacing(name, documents))
+                stack.enter_context(self._masks.replace_mask(name, documents))
             yield batch
 
 
@@ -126,7 +126,7 @@ class _DocumentMasks:
         return self._make(mask_function=mask_function, **(options | never))
 
     @contextmanager
-    def replacing(self, name: str, documents: torch.Tensor | None) -> Iterator[None]:
+    def replace_mask(self, name: str, documents: torch.Tensor | None) -> Iterator[None]:
         """Temporarily replace the mask function of an implementation, without changing its name.
 
         Without `documents`, the model separates them itself.
@@ -168,7 +168,7 @@ def _create_flash_arguments(batch: Batch) -> Any:
 
 
 @contextmanager
-def _without_kernel(name: str) -> Iterator[None]:
+def _replace_kernel(name: str) -> Iterator[None]:
     """Temporarily compute FlashAttention, which needs a GPU and half precision, by SDPA."""
     if not _is_flash(name):
         yield
@@ -213,7 +213,7 @@ def _separates(model: PreTrainedModel, way: Separation) -> bool:
             together = _compute_logits(model, **given)[:, PROBE:]
         with (
             torch.no_grad(),
-            attention_implementation(model, SDPA if way.attention == FLEX else way.attention),
+            use_attention(model, SDPA if way.attention == FLEX else way.attention),
         ):
             alone = _compute_logits(model, input_ids=ids[:, PROBE:])
     except (KeyError, TypeError):  # no position_ids, or its masks are not in Transformers' table

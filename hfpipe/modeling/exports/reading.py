@@ -87,7 +87,7 @@ def open_export(folder: Path, auto_class: str, *, trusted: bool) -> ExportedForw
             "recipe (RECIPE.yaml:STAGE) to run it, or use a model in another format"
         )
     try:
-        with quiet_libraries():
+        with silence_exporter():
             exported = _open_export(folder, kind)
         config = read_export_config(exported, folder)
         head = get_class_name(auto_class, config)
@@ -148,7 +148,7 @@ def _open_export(folder: Path, kind: str) -> ExportedModel:
 
 
 @contextmanager
-def quiet_libraries() -> Iterator[None]:
+def silence_exporter() -> Iterator[None]:
     """Suppress messages and warnings of torch's exporter and the libraries of the formats."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)

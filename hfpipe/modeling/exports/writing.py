@@ -12,7 +12,7 @@ import torch
 
 from hfpipe.errors import StageError, format_one_line, is_out_of_memory
 from hfpipe.modeling.exports.formats import BACKENDS, compute_model_bytes
-from hfpipe.modeling.exports.reading import open_export, quiet_libraries
+from hfpipe.modeling.exports.reading import open_export, silence_exporter
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -47,7 +47,7 @@ def export_model(
     model.eval()
     sample = sample_inputs(model, auto_class, 2, min(TRACED, length), seed=0)
     try:
-        with quiet_libraries():
+        with silence_exporter():
             exporter, config = _create_exporter(kind, int8=int8)
             exporter.export(model, sample, config).save_pretrained(folder)
     except Exception as error:  # a tracer may raise anything

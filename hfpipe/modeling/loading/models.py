@@ -126,7 +126,7 @@ def load_parts(
     the new order; a head with other classes is newly initialized. No other parameters may be newly
     initialized.
     """
-    with loading(place), silence_libraries():
+    with translate_loading_errors(place), silence_libraries():
         check_model_files(place)
         if is_export(place):
             raise StageError(f"model {place}: is an export, which cannot be trained; start from its original")
@@ -214,7 +214,7 @@ def read_head_config(
     Raises StageError when there is no model, or it lacks that head.
     """
     config = load_config(place, trust_remote_code=trust_remote_code)
-    with loading(place):
+    with translate_loading_errors(place):
         declared = config.architectures or []
         if auto_class is not None and _get_model_class(auto_class, config).__name__ not in declared:
             load_model(auto_class, place, 0, whole=True, trust_remote_code=trust_remote_code)
@@ -223,7 +223,7 @@ def read_head_config(
 
 def load_config(place: Path | Place, *, trust_remote_code: bool = False) -> PretrainedConfig:
     """Return the config of a model, or of an adapter with its base; raises the errors of `load_model`."""
-    with loading(place), silence_libraries():
+    with translate_loading_errors(place), silence_libraries():
         check_model_files(place)
         name, revision = get_name_and_revision(place)
         adapter = read_adapter_config(name, revision, local=isinstance(place, Path))
@@ -234,7 +234,7 @@ def load_config(place: Path | Place, *, trust_remote_code: bool = False) -> Pret
 
 
 @contextmanager
-def loading(place: Path | Place) -> Iterator[None]:
+def translate_loading_errors(place: Path | Place) -> Iterator[None]:
     """Convert any library error about a model, config or adapter to a one-line StageError."""
     advice = "correct its config, or save the model again" if isinstance(place, Path) else ""
     try:

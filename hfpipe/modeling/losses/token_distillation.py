@@ -80,7 +80,7 @@ class Teacher:
     def _separate_documents(self, batch: Batch) -> AbstractContextManager[Batch]:
         return nullcontext(batch) if self._separate is None else self._separate(batch)
 
-    def output_layer(self, dtype: torch.dtype) -> tuple[Tensor, Tensor | None] | None:
+    def get_output_layer(self, dtype: torch.dtype) -> tuple[Tensor, Tensor | None] | None:
         """Return weight and bias that turn `states` into logits, None if these are logits already."""
         if self._head is None:
             return None
@@ -146,7 +146,7 @@ class TokenDistillation(TrainingLoss):
     def _create_chunk_loss(self, batch: Batch, smoothing: float) -> ChunkLoss:
         targets = batch["labels"].reshape(-1)[self._find_positions(batch)]
         states = [batch[BATCH_ENTRY.format(number)] for number in range(len(self.teachers))]
-        layers = [one.output_layer(each.dtype) for one, each in zip(self.teachers, states, strict=True)]
+        layers = [one.get_output_layer(each.dtype) for one, each in zip(self.teachers, states, strict=True)]
 
         def of_chunk(logits: Tensor, chunk: slice) -> tuple[Tensor, Tensor]:
             soft = torch.zeros_like(logits, dtype=torch.float32)

@@ -53,7 +53,7 @@ class FoldersAtOnce:
         for share in self._shares:
             free.put(share)
         own = StopRequest()
-        with self._stop.deferred(), ThreadPoolExecutor(len(self._shares)) as pool:
+        with self._stop.defer(), ThreadPoolExecutor(len(self._shares)) as pool:
             jobs = [pool.submit(_run_folder, folder, free, own) for folder in folders]
             while not _have_ended(jobs):
                 wait(jobs, POLL, FIRST_COMPLETED)

@@ -150,7 +150,7 @@ class JobQueue:
 
     def _wait(self) -> None:
         """Wait briefly, and finish the jobs that have ended."""
-        with self._stop.deferred():
+        with self._stop.defer():
             if self._active:
                 self._active[0].thread.join(POLL)
             else:

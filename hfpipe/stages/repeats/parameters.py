@@ -33,7 +33,7 @@ PARTS = ("training", "task", "model", "adapter")
 S = TypeVar("S", bound=Stage)
 
 
-def with_parameters(stage: S, parameters: Mapping[str, Any]) -> S:
+def replace_parameters(stage: S, parameters: Mapping[str, Any]) -> S:
     """Return a stage with some settings, given as `training.learning_rate`, replaced."""
     update: dict[str, Any] = {}
     for name, value in parameters.items():

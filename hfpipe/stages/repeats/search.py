@@ -28,7 +28,7 @@ from hfpipe.errors import Problem, StageError
 from hfpipe.number_format import format_number, format_setting
 from hfpipe.report import DataFacts, Report
 from hfpipe.stages.data_folder import get_data_folder
-from hfpipe.stages.repeats.parameters import BEST, check_search, with_parameters
+from hfpipe.stages.repeats.parameters import BEST, check_search, replace_parameters
 from hfpipe.stages.repeats.pruning import TrialScores
 from hfpipe.stages.repeats.settings import Range, Search
 from hfpipe.stages.train import TrainStage
@@ -83,7 +83,7 @@ class ParameterSearch(Stage):
         known = read_facts(get_data_folder(self.trained.data, ctx))
         metrics = self.trained.task.runtime().evaluator.validation_metrics(known)
         metric = select_best_metric({"metric_for_best_model": self.search.metric}, metrics)
-        with _opened_study(ctx.work / "trials.db", self.search, maximize=metric.higher_is_better) as study:
+        with _open_study(ctx.work / "trials.db", self.search, maximize=metric.higher_is_better) as study:
             with ctx.progress(ctx.name, self.search.trials) as advance:
                 if ctx.run_at_once is not None:
                     advance(self._try_at_once(ctx.run_at_once, study, ctx))
@@ -98,10 +98,10 @@ class ParameterSearch(Stage):
 
         from hfpipe.training.callbacks import EvaluationCallback
 
-        stage = with_parameters(self.trained, trial.params)
+        stage = replace_parameters(self.trained, trial.params)
         inner = _create_trial_context(stage, trial.number, ctx)
         scores = TrialScores(trial, self.search.metric, prunes=self.search.prune is not False)
-        with Store(inner.folder.parent).lock(inner.folder, log.info), _failing(trial, study):
+        with Store(inner.folder.parent).lock(inner.folder, log.info), _report_failure(trial, study):
             _prepare(stage, inner)
             scores.repeat(inner.folder)  # scores of another process before it was killed
             stage.train(inner, [EvaluationCallback(scores.observe)])
@@ -113,15 +113,15 @@ class ParameterSearch(Stage):
         """Train the independent trials in parallel, and return their number."""
         prepared: dict[Path, Trial] = {}
         for trial in _list_independent_trials(study, self.search, ctx.seed):
-            stage = with_parameters(self.trained, trial.params)
+            stage = replace_parameters(self.trained, trial.params)
             inner = _create_trial_context(stage, trial.number, ctx)
-            with _failing(trial, study):
+            with _report_failure(trial, study):
                 _prepare(stage, inner)
                 prepared[inner.folder] = trial
         failures = run_at_once(list(prepared))
         for (folder, trial), failure in zip(prepared.items(), failures, strict=True):
             scores = TrialScores(trial, self.search.metric, prunes=False)
-            with _failing(trial, study):
+            with _report_failure(trial, study):
                 if failure is not None:
                     raise StageError(failure)
                 scores.repeat(folder)
@@ -161,7 +161,7 @@ class ParameterSearch(Stage):
 
 
 @contextmanager
-def _failing(trial: Trial, study: Study) -> Iterator[None]:
+def _report_failure(trial: Trial, study: Study) -> Iterator[None]:
     """Report a failed trial to the study, and continue."""
     from optuna.trial import TrialState
 
@@ -262,7 +262,7 @@ def _create_pruner(search: Search) -> BasePruner:
 
 
 @contextmanager
-def _opened_study(path: Path, search: Search, *, maximize: bool) -> Iterator[Study]:
+def _open_study(path: Path, search: Search, *, maximize: bool) -> Iterator[Study]:
     """Open the study in an SQLite file, and close the file again."""
     import optuna
 

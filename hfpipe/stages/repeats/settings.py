@@ -159,13 +159,13 @@ class Repeatable(Tabulated, ABC):
         names = ("seeds", "folds", "fold", "search")
         return super().find_neutral() | {name: None for name in names if getattr(self, name) is None}
 
-    def tuned(self, ctx: RunContext) -> Self:
+    def load_tuned(self, ctx: RunContext) -> Self:
         """Return the stage with the best settings of its search. Raises StageError without a result."""
-        from hfpipe.stages.repeats.parameters import read_best, with_parameters
+        from hfpipe.stages.repeats.parameters import read_best, replace_parameters
 
         if not isinstance(self.search, Place):
             return self
-        return with_parameters(self.model_copy(update={"search": None}), read_best(self.search, ctx))
+        return replace_parameters(self.model_copy(update={"search": None}), read_best(self.search, ctx))
 
     def expand(self, name: str, above: Mapping[str, Stage]) -> dict[str, Stage]:
         from hfpipe.stages.repeats.expansion import expand_repeats  # which reads the stages' classes

@@ -90,10 +90,10 @@ def check_bounds(require: Mapping[str, Bound], baselines: Sequence[BaselinePlace
 
 def find_unknown_scores(stage: Evaluate, task: TaskConfig, facts: DataFacts) -> Iterator[Problem]:
     """Yield each bound for a score that neither the task nor a metric of the recipe has."""
-    from hfpipe.metrics.scores.row_weighted import with_row_weights
+    from hfpipe.metrics.scores.row_weighted import add_row_weights
 
     evaluator = task.runtime().evaluator
-    names = [metric.name for metric in with_row_weights(evaluator.metrics(facts), stage.row_weights or None)]
+    names = [metric.name for metric in add_row_weights(evaluator.metrics(facts), stage.row_weights or None)]
     names += [metric.name for metric in evaluator.whole_metrics(facts)]
     prefixes = [metric.prefix for metric in stage.metrics]
     for name in stage.require:
@@ -116,7 +116,7 @@ def describe_doubtful_bounds(require: Mapping[str, Bound], scores: Sequence[Scor
                 yield f"{name} {shown} {met} {limit:g} by less than {score.n:,} rows can show"
 
 
-def with_comparisons(score: Score, systems: Iterable[Mapping[str, Comparison]]) -> Score:
+def compare_score(score: Score, systems: Iterable[Mapping[str, Comparison]]) -> Score:
     """Return the score with its comparisons to the baselines; p-values are corrected for their number."""
     from hfpipe.metrics.paired import add_comparisons
 

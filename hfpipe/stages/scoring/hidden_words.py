@@ -63,7 +63,7 @@ def record_fills(
     """
     from hfpipe.modeling.loading.models import load_model
 
-    filling = _filling_task(reader.task.config)
+    filling = _create_filling_task(reader.task.config)
     if filling is None:
         return
     with ctx.progress(f"{ctx.name}: filling hidden words", None):
@@ -81,7 +81,7 @@ def record_fills(
     write_parts(ctx.folder / FILLS, (f"{json.dumps(line, ensure_ascii=False)}\n" for line in lines))
 
 
-def _filling_task(task: TaskConfig) -> TaskConfig | None:
+def _create_filling_task(task: TaskConfig) -> TaskConfig | None:
     """Return the task by which a model fills masks in `predict`, if it was trained for another one."""
     from hfpipe.tasks import TASKS
 

@@ -125,7 +125,7 @@ def align_classes(
 ) -> Alignment:
     """Align the classes of the data with those of every model. Raises StageError where that cannot be."""
     from hfpipe.evaluation import class_alignment
-    from hfpipe.modeling.loading.models import loading, read_head_config
+    from hfpipe.modeling.loading.models import read_head_config, translate_loading_errors
 
     found = []
     for system in systems:
@@ -133,7 +133,7 @@ def align_classes(
         headed = "id2label" in task.head(facts)
         auto_class = task.auto_class if headed else None
         config = read_head_config(place, auto_class, trust_remote_code=stage.trust_remote_code)
-        with loading(place):
+        with translate_loading_errors(place):
             known = task.facts_from_config(config)
         found.append(class_alignment.AlignedSystem(system.place, known, headed))
     for problem in class_alignment.find_alignment_problems(facts, stage.data, found, stage.labels):
@@ -141,7 +141,7 @@ def align_classes(
     return class_alignment.align(facts, found, stage.labels)
 
 
-def repeated_systems(systems: Sequence[EvaluatedSystem]) -> dict[str, Any]:
+def list_repeated_systems(systems: Sequence[EvaluatedSystem]) -> dict[str, Any]:
     """Return the trainings of each system that has several, as a fact for the report."""
     found = {each.name: list(map(str, each.members)) for each in systems if each.members and not each.folded}
     folds = {"folds": len(systems[0].members)} if systems[0].folded else {}

@@ -13,7 +13,7 @@ from hfpipe.errors import StageError
 from hfpipe.metrics.baselines.text import Majority, TextBaseline, Tfidf
 from hfpipe.metrics.metric import Loss, to_object_array
 from hfpipe.metrics.scores.classification import create_single_label_metrics
-from hfpipe.metrics.scores.cloze import Frequent, cloze
+from hfpipe.metrics.scores.cloze import Frequent, create_cloze_metrics
 from hfpipe.metrics.scores.ranking import create_ranking_metrics
 from hfpipe.modeling.losses.losses import token_columns
 from hfpipe.runtime import Baseline, Encoder, Evaluator, Generator, TaskRuntime
@@ -144,7 +144,7 @@ class FillMaskEvaluator(Evaluator):
 
     def metrics(self, facts: DataFacts) -> list[Metric]:
         if self.config.verbalizer is None:
-            return [*cloze(), Loss()]
+            return [*create_cloze_metrics(), Loss()]
         return create_single_label_metrics(facts.labels[self.config.label])
 
     def whole_metrics(self, facts: DataFacts) -> list[WholeMetric]:
@@ -178,7 +178,7 @@ class FillMaskEvaluator(Evaluator):
 
 
 def _create_word_metrics(facts: DataFacts) -> list[Metric]:
-    return cloze()
+    return create_cloze_metrics()
 
 
 def _fit_frequent(

@@ -16,7 +16,7 @@ from hfpipe.data.answers import locate_answer, read_answers
 from hfpipe.encoding.padding import pad, pad_inputs
 from hfpipe.errors import DataError
 from hfpipe.metrics.metric import Loss, to_object_array
-from hfpipe.metrics.scores.spans import answering, find_nearest_sentence
+from hfpipe.metrics.scores.spans import create_span_metrics, find_nearest_sentence
 from hfpipe.runtime import Baseline, Encoder, Evaluator, Objective, TaskRuntime
 from hfpipe.tasks.question_answering.answer_spans import (
     compute_span_loss,
@@ -188,7 +188,7 @@ class QuestionAnsweringEvaluator(Evaluator):
 
     def create_answer_metrics(self, facts: DataFacts) -> list[Metric]:
         """Return the metrics that need only the answers."""
-        return answering(version_2=self.config.version_2)
+        return create_span_metrics(version_2=self.config.version_2)
 
     def format_predictions(self, columns: Columns, rows: Rows, facts: DataFacts) -> list[dict[str, Any]]:
         names = {"prediction": "answer", "start": "start", "end": "end", "score": "score"}

@@ -75,7 +75,7 @@ def generate_texts(
     drawn = settings if isinstance(settings, Sampling) and settings.do_sample else None
     if drawn:
         config.num_beams = 1  # sampling uses one beam, whatever the model's own config sets
-    with _with_config(bare, config), torch.no_grad():
+    with _replace_config(bare, config), torch.no_grad():
         out = bare.generate(
             input_ids=ids,
             attention_mask=mask,
@@ -148,7 +148,7 @@ def _build_config(
 
 
 @contextmanager
-def _with_config(model: Any, config: GenerationConfig) -> Iterator[None]:
+def _replace_config(model: Any, config: GenerationConfig) -> Iterator[None]:
     """Replace the model's config temporarily: arguments of `generate` cannot unset entries of the config."""
     own, model.generation_config = model.generation_config, config
     try:

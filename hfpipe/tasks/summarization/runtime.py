@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from hfpipe.metrics.scores.segmentation import find_sentence_ends
-from hfpipe.metrics.scores.written import create_text_metrics, rouge_tokenizer, summary_scores
+from hfpipe.metrics.scores.written import create_summary_metrics, create_text_metrics, select_rouge_tokenizer
 from hfpipe.runtime import Baseline, TaskRuntime
 from hfpipe.tasks.shared.objectives import TokenCrossEntropy
 from hfpipe.tasks.shared.source_and_target import TextToTextEncoder, get_references
@@ -56,12 +56,14 @@ class SummaryScoring(TextScoring):
         # While it is still `auto`, only the metrics' names are used; `configure` resolves it before anything
         # is scored.
         tokenize = "unicode" if self.config.rouge_tokenize == "auto" else self.config.rouge_tokenize
-        return [*summary_scores(stem=self.config.stem, tokenize=tokenize), *create_text_metrics()]
+        return [*create_summary_metrics(stem=self.config.stem, tokenize=tokenize), *create_text_metrics()]
 
     def configure(self, rows: Rows) -> Summarization:
         if self.config.rouge_tokenize != "auto":
             return self.config
-        return self.config.model_copy(update={"rouge_tokenize": rouge_tokenizer(self.references(rows))})
+        return self.config.model_copy(
+            update={"rouge_tokenize": select_rouge_tokenizer(self.references(rows))}
+        )
 
 
 def _fit_lead(

@@ -15,8 +15,8 @@ import torch
 from hfpipe.encoding.padding import pad, pad_inputs
 from hfpipe.errors import DataError
 from hfpipe.metrics.metric import to_object_array
-from hfpipe.metrics.scores.overlap import Bleu, Chrf, tokenizer_for
-from hfpipe.metrics.scores.written import Rouge, create_text_metrics, rouge_tokenizer
+from hfpipe.metrics.scores.overlap import Bleu, Chrf, select_tokenizer
+from hfpipe.metrics.scores.written import Rouge, create_text_metrics, select_rouge_tokenizer
 from hfpipe.modeling.losses.losses import IGNORED
 from hfpipe.runtime import Baseline, Encoder, TaskRuntime
 from hfpipe.tasks.shared.objectives import TokenCrossEntropy
@@ -113,7 +113,7 @@ class TextGenerationEncoder(Encoder):
         if config.messages is None:
             prompt, answer = "".join(self._build_prompt(row)).strip(), row[config.completion]
             return [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]
-        messages = _as_conversation(row[config.messages])
+        messages = _make_conversation(row[config.messages])
         if not messages or not all(map(_is_message, messages)):
             raise DataError(
                 f"column {config.messages!r} holds {messages!r:.80}, not messages {{role, content}}; "
@@ -173,7 +173,10 @@ class AnswerScoring(TextScoring):
         if "auto" not in (config.tokenize, config.rouge_tokenize):
             return config
         references = self.references(rows)
-        suited = {"tokenize": tokenizer_for(references), "rouge_tokenize": rouge_tokenizer(references)}
+        suited = {
+            "tokenize": select_tokenizer(references),
+            "rouge_tokenize": select_rouge_tokenizer(references),
+        }
         left = {name: value for name, value in suited.items() if getattr(config, name) == "auto"}
         return config.model_copy(update=left)
 
@@ -189,7 +192,7 @@ def _fit_majority(
     return lambda rows: scoring.baseline_columns([common] * len(rows[config.inputs[0]]), rows)
 
 
-def _as_conversation(given: Any) -> Any:
+def _make_conversation(given: Any) -> Any:
     """Return a conversation; a single text is a user message."""
     return [{"role": "user", "content": given}] if isinstance(given, str) else given
 
@@ -206,6 +209,6 @@ def _is_message(message: Any) -> bool:
 def _get_last_answer(messages: str | Sequence[Mapping[str, Any]]) -> str:
     """Return the assistant's last message; an empty text if it calls a tool or there is no answer yet."""
     contents = (
-        each.get("content") for each in reversed(_as_conversation(messages)) if each["role"] == "assistant"
+        each.get("content") for each in reversed(_make_conversation(messages)) if each["role"] == "assistant"
     )
     return next(contents, "") or ""

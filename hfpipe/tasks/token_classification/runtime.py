@@ -12,7 +12,12 @@ from hfpipe.encoding.padding import pad, pad_inputs
 from hfpipe.errors import DataError
 from hfpipe.metrics.baselines.gazetteer import Gazetteer
 from hfpipe.metrics.metric import to_object_array
-from hfpipe.metrics.scores.entities import TagAccuracy, entities, tagging, words_as_entities
+from hfpipe.metrics.scores.entities import (
+    TagAccuracy,
+    convert_words,
+    create_tagging_metrics,
+    extract_entities,
+)
 from hfpipe.metrics.scores.language import TokenLoss
 from hfpipe.modeling.losses.losses import IGNORED, token_columns
 from hfpipe.runtime import Baseline, Encoder, Evaluator, TaskRuntime
@@ -145,12 +150,12 @@ class TokenClassificationEvaluator(Evaluator):
         """Return the metrics that need only the tags."""
         names = facts.labels[self.config.tags]
         marked = self.config.marks_entities(names)
-        return tagging(names, self.config.scheme) if marked else [TagAccuracy()]
+        return create_tagging_metrics(names, self.config.scheme) if marked else [TagAccuracy()]
 
     def find_entities(self, facts: DataFacts) -> Callable[[Sequence[str]], list[Entity]]:
         """Return a function that finds the entities of a sentence; without prefixes, each word is one."""
         marked = self.config.marks_entities(facts.labels[self.config.tags])
-        return partial(entities, scheme=self.config.scheme) if marked else words_as_entities
+        return partial(extract_entities, scheme=self.config.scheme) if marked else convert_words
 
     def format_predictions(self, columns: Columns, rows: Rows, facts: DataFacts) -> list[dict[str, Any]]:
         """Return the entities of each row; `start` and `end` are character positions in the text.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from hfpipe.metrics.scores.overlap import create_translation_metrics, tokenizer_for
+from hfpipe.metrics.scores.overlap import create_translation_metrics, select_tokenizer
 from hfpipe.metrics.scores.written import create_text_metrics
 from hfpipe.runtime import Baseline, TaskRuntime
 from hfpipe.tasks.shared.objectives import TokenCrossEntropy
@@ -66,7 +66,7 @@ class TranslationScoring(TextScoring):
         config = self.config
         if "auto" not in (config.tokenize, config.ter_words):
             return config
-        tokenize = tokenizer_for(self.references(rows))
+        tokenize = select_tokenizer(self.references(rows))
         suited = {"tokenize": tokenize, "ter_words": "spaces" if tokenize == "13a" else "bleu"}
         left = {name: value for name, value in suited.items() if getattr(config, name) == "auto"}
         return config.model_copy(update=left)

@@ -63,7 +63,7 @@ def _find_overflow(model: nn.Module) -> str | None:
     return max(norms, key=lambda name: norms[name].item())
 
 
-def gradients_are_finite(trainer: TaskTrainer, micro_batches: Iterable[Batches], targets: Tensor) -> bool:
+def are_gradients_finite(trainer: TaskTrainer, micro_batches: Iterable[Batches], targets: Tensor) -> bool:
     """Return whether all gradients of this process are finite.
 
     They are not added to existing gradients, and other processes are not involved.

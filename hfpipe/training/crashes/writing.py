@@ -31,7 +31,7 @@ from hfpipe.training.crashes.folder import (
     CrashTeachers,
     write_crash,
 )
-from hfpipe.training.crashes.probe import gradients_are_finite
+from hfpipe.training.crashes.probe import are_gradients_finite
 from hfpipe.training.crashes.random_states import restore_random_states
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def find_failed_process(trainer: TaskTrainer, step: CrashedStep) -> int | None:
     if not trainer.split and trainer.layout.together == 1:
         restore_random_states(step.random)
         batches = map(trainer.data_collator, map(trainer.examples.__getitems__, _get_keys(trainer, step)))
-        finite = gradients_are_finite(trainer, batches, step.targets)
+        finite = are_gradients_finite(trainer, batches, step.targets)
     found = accelerator.gather(torch.tensor([int(not finite)], device=device)).tolist()
     return found.index(1) if 1 in found else 0
 

@@ -32,7 +32,7 @@ from hfpipe.library_output import silence_libraries
 from hfpipe.modeling.performance import (
     is_compiling_worthwhile,
     is_sharded,
-    kept_memory,
+    keep_memory,
     on_cpu,
     supports_bf16,
 )
@@ -139,7 +139,7 @@ class _Choice:
         if "auto" not in (self._bf16, self._compile) or not self._is_long():
             return Speed(bf16=self._bf16 is True, compiled=self._compile is True)
         known = load_measurement(self._file, self._key)
-        with silence_libraries(), kept_memory():
+        with silence_libraries(), keep_memory():
             if self._estimate_seconds(known) < LEAST_SECONDS:
                 return Speed(bf16=self._bf16 is True, compiled=self._compile is True)
             measured = self._measure_eager(known)

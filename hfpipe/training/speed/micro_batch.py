@@ -33,7 +33,7 @@ from hfpipe.store.sealed import read_sealed, write_sealed
 from hfpipe.store.store import report_unreadable
 from hfpipe.training.arguments import CHECKPOINTING, CHECKPOINTINGS
 from hfpipe.training.cost import FLOAT, Shape, compute_optimizer_state, estimate_activations, measure_shape
-from hfpipe.training.speed.trial import unchanged_model
+from hfpipe.training.speed.trial import restore_model
 from hfpipe.training.step import CompiledStep, TrainingStep, separate_documents
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ def fit_micro_batch(trial: MemoryTrial, folder: Path) -> MicroBatch:
             write_sealed(kept, made.model_dump_json())
         else:  # there is no process group yet; if the first fails, all are ended
             time.sleep(POLL)
-    return MicroBatch(with_micro(trial.shares, found.micro), found.checkpointing)
+    return MicroBatch(set_micro_batch(trial.shares, found.micro), found.checkpointing)
 
 
 def _read_kept(file: Path, trial: MemoryTrial) -> Fit | None:
@@ -121,7 +121,7 @@ def _read_kept(file: Path, trial: MemoryTrial) -> Fit | None:
     return found if (found.asked, found.device) == (trial.shares, trial.device.name) else None
 
 
-def with_micro(shares: BatchLayout, micro: int) -> BatchLayout:
+def set_micro_batch(shares: BatchLayout, micro: int) -> BatchLayout:
     """Return the same step in forward passes of `micro` examples."""
     return replace(shares, micro=micro, accumulation=shares.micro * shares.accumulation // micro)
 
@@ -176,9 +176,9 @@ class MemoryTrial:
         devices = [self._place] if self._place.type == "cuda" else []
         try:
             with (
-                unchanged_model(model),
+                restore_model(model),
                 torch.random.fork_rng(devices),
-                _with_checkpointing(model, wanted=wanted),
+                _set_checkpointing(model, wanted=wanted),
             ):
                 self._run_pass(micro)
             return True
@@ -281,7 +281,7 @@ class MemoryTrial:
         return torch.autocast(self._place.type, half, enabled=enabled)
 
     def _describe_trial(self, micro: int, *, checkpointing: bool) -> str:
-        shares = with_micro(self.shares, micro)
+        shares = set_micro_batch(self.shares, micro)
         return (
             f"memory: {shares.micro} examples per forward pass × {shares.accumulation} accumulated, "
             f"instead of {self.shares.micro} × {self.shares.accumulation}"
@@ -298,7 +298,7 @@ def _find_shape(parts: Training) -> Shape | None:
 
 
 @contextmanager
-def _with_checkpointing(model: Any, *, wanted: bool) -> Iterator[None]:
+def _set_checkpointing(model: Any, *, wanted: bool) -> Iterator[None]:
     if not wanted:
         yield
         return

@@ -20,7 +20,7 @@ import torch
 from hfpipe.encoding.padding import Collator, list_forward_passes
 from hfpipe.encoding.sampler import BatchLayout, StepBatches
 from hfpipe.modeling.attention.cpu import eager_kernels
-from hfpipe.modeling.performance import uncompiled_model
+from hfpipe.modeling.performance import run_uncompiled
 from hfpipe.training.speed.timing import TimingComparison, compare_timings, time_calls
 from hfpipe.training.step import CompiledStep, TrainingStep, separate_documents
 
@@ -79,13 +79,13 @@ class Trial:
     def time_first(self, dtype: str) -> float:
         """Return the seconds of the first micro-batch, which takes longer than later ones."""
         [batch, *_], part = self._create_parts()
-        with unchanged_model(self._parts.model), eager_kernels(self._parts.model):
+        with restore_model(self._parts.model), eager_kernels(self._parts.model):
             return part * time_calls(partial(self._run_pass, self._create_step(dtype), batch, dtype)).seconds
 
     def time_eager(self, dtypes: list[str]) -> TimingComparison:
         """Return the seconds of a micro-batch in each dtype, extrapolated from a part of it."""
         batches, part = self._create_parts()
-        with unchanged_model(self._parts.model), eager_kernels(self._parts.model):
+        with restore_model(self._parts.model), eager_kernels(self._parts.model):
             found = compare_timings(
                 {name: self._make_pass(self._create_step(name), batches, name) for name in dtypes}
             )
@@ -103,10 +103,10 @@ class Trial:
         plain = self._make_pass(eager, batches, dtype)
 
         def uncompiled_pass(number: int) -> None:
-            with uncompiled_model(model), eager_kernels(model):
+            with run_uncompiled(model), eager_kernels(model):
                 plain(number)
 
-        with unchanged_model(model):
+        with restore_model(model):
             first = time_calls(partial(self._run_pass, step, batches[0], dtype))
             found = compare_timings(
                 {"eager": uncompiled_pass, "compiled": self._make_pass(step, batches, dtype)}
@@ -163,7 +163,7 @@ def _create_autocast(dtype: str) -> Any:
 
 
 @contextmanager
-def unchanged_model(model: torch.nn.Module) -> Iterator[None]:
+def restore_model(model: torch.nn.Module) -> Iterator[None]:
     """Restore model and random states after a block that trains."""
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
