@@ -266,7 +266,7 @@ def answers(
 
     from hfpipe.inference.loaded_model import LoadedModel
 
-    return LoadedModel(trained, batch_size).answers(given)
+    return LoadedModel(trained, batch_size).predict(given)
 
 
 def explain(

@@ -53,7 +53,7 @@ class StopRequest:
             raise Interrupted(self.number)
 
     @contextmanager
-    def closing(self) -> Iterator[None]:
+    def defer_after_error(self) -> Iterator[None]:
         """Raise no Interrupted after an error, so that the error is reported in full."""
         try:
             yield

@@ -23,7 +23,7 @@ TOPICS = ["Sports", "Arts", "Science"]
 
 def scored(baseline: TextBaseline, metrics, texts, reference):
     tally = Tally(metrics, 100, 17)
-    tally.add(np.arange(len(texts)), baseline.columns(texts, reference))
+    tally.add(np.arange(len(texts)), baseline.predict(texts, reference))
     return {score.metric: score.value for score in tally.scores()}
 
 
@@ -43,7 +43,7 @@ def test_words_tell_topics_apart_and_the_majority_does_not():
 
 def test_a_class_that_only_the_test_split_has_costs_much_but_is_finite():
     for baseline in (Majority("label", 3), Tfidf("label", 3)):
-        columns = fitted(baseline).columns(["A painting in oil."], np.array([1]))
+        columns = fitted(baseline).predict(["A painting in oil."], np.array([1]))
         assert columns["scores"].sum() == pytest.approx(1)
         assert 30 < columns["nll"][0] < 40
 
@@ -64,7 +64,7 @@ def test_several_labels_are_learned_one_by_one_even_those_no_text_has():
 @pytest.mark.parametrize("make", [Majority, Tfidf])
 def test_a_single_label_that_may_be_there_or_not_works_too(make):
     reference = (GOLD == 2).astype(float)[:, None]
-    columns = fitted(make("labels", 1), reference).columns(TEXTS, reference)
+    columns = fitted(make("labels", 1), reference).predict(TEXTS, reference)
     assert columns["scores"].shape == columns["prediction"].shape == reference.shape
 
 
@@ -79,7 +79,7 @@ def test_the_trivial_regression_is_the_mean_and_words_do_better():
 
 def test_a_train_split_of_one_class_is_guessed_whatever_the_text():
     baseline = fitted(Tfidf("label", 3), np.full(len(TEXTS), 2))
-    assert baseline.columns(["Anything."], np.array([0]))["prediction"].tolist() == [2]
+    assert baseline.predict(["Anything."], np.array([0]))["prediction"].tolist() == [2]
 
 
 def test_empty_texts_are_an_error_of_one_line():
@@ -90,5 +90,5 @@ def test_empty_texts_are_an_error_of_one_line():
 
 
 def test_the_same_rows_give_the_same_guesses():
-    one, other = (fitted(Tfidf("label", 3)).columns(SPORTS, GOLD[:3])["scores"] for _ in range(2))
+    one, other = (fitted(Tfidf("label", 3)).predict(SPORTS, GOLD[:3])["scores"] for _ in range(2))
     assert np.array_equal(one, other)

@@ -136,7 +136,7 @@ def test_the_gradients_of_a_model_are_those_of_its_plain_loss(kind: str) -> None
     plain, expected = outcome(TrainingStep(task(length=16).runtime(), 0.1), model)
     step = TrainingStep(task(length=16).runtime(), 0.1, chunked=True)
     mine, found = outcome(step, model)
-    assert step.head(model, batch_of()) is model.get_output_embeddings()
+    assert step.find_head(model, batch_of()) is model.get_output_embeddings()
     assert mine.total.item() == pytest.approx(plain.total.item(), rel=1e-6)
     assert mine.targets == plain.targets
     scale = torch.stack([each.norm() for each in expected]).norm().item()
@@ -150,7 +150,7 @@ def test_the_gradients_of_a_model_are_those_of_its_plain_loss(kind: str) -> None
 def test_a_model_that_changes_its_logits_keeps_its_output_layer(kind: str) -> None:
     model = model_of(kind, CausalLM, CHANGED[kind])
     step = TrainingStep(CausalLM(length=16).runtime(), 0.0, chunked=True)
-    assert step.head(model, batch_of()) is None
+    assert step.find_head(model, batch_of()) is None
     assert step(model, batch_of())[0].logits.shape[-1] == 97
 
 
@@ -177,7 +177,9 @@ def test_trying_a_model_leaves_its_state_as_it_was() -> None:
     state = torch.get_rng_state()
     model.train()
     assert (
-        TrainingStep(CausalLM(length=16).runtime(), 0.0, nullcontext, chunked=True).head(model, batch_of())
+        TrainingStep(CausalLM(length=16).runtime(), 0.0, nullcontext, chunked=True).find_head(
+            model, batch_of()
+        )
         is not None
     )
     assert torch.equal(state, torch.get_rng_state())

@@ -185,7 +185,7 @@ def fitted(texts: list[str], labels: list[str]) -> float:
     test = np.arange(len(texts)) % 3 == 0
     tfidf = Tfidf("label", len(names))
     tfidf.fit([text for text, held in zip(texts, test, strict=True) if not held], reference[~test])
-    columns = tfidf.columns([text for text, held in zip(texts, test, strict=True) if held], reference[test])
+    columns = tfidf.predict([text for text, held in zip(texts, test, strict=True) if held], reference[test])
     return float((columns["prediction"] == columns["reference"]).mean())
 
 
@@ -216,7 +216,7 @@ def test_tfidf_of_english_has_the_features_of_scikit_learn():
     texts = abstracts()
     assert any("\u3042" < letter < "\u9fff" for text in texts for letter in text)  # names in kana and Han
     reference = np.array([len(text) % 2 for text in texts])
-    ours = Tfidf("label", 2).estimator(texts, reference).steps[0][1]
+    ours = Tfidf("label", 2).create_estimator(texts, reference).steps[0][1]
     theirs = TfidfVectorizer(sublinear_tf=True)
     assert (ours.fit_transform(texts) != theirs.fit_transform(texts)).nnz == 0
     assert ours.vocabulary_ == theirs.vocabulary_

@@ -181,8 +181,8 @@ def test_batches_and_processes_do_not_change_what_is_compared() -> None:
         for number, half in enumerate(halves):
             index = np.arange(number, 60, 2)
             half.add(index, {name: column[index] for name, column in columns.items()})
-        sums = [np.add(*pair) for pair in zip(*(half.arrays() for half in halves), strict=True)]
-        parts.append(halves[0].merged(sums))
+        sums = [np.add(*pair) for pair in zip(*(half.get_arrays() for half in halves), strict=True)]
+        parts.append(halves[0].merge(sums))
     one, other = (compare_tallies(*tallies, "b") for tallies in (whole, parts))
     for name, found in one.items():
         assert found.p_value == other[name].p_value, name

@@ -183,8 +183,8 @@ def test_any_order_batching_and_number_of_processes_give_the_same_scores(n, batc
         for start in range(0, max(1, len(mine)), batch):
             index = mine[start : start + batch]
             tally.add(index, {name: column[index] for name, column in columns.items()})
-        shares.append(tally.arrays())
-    merged = tally.merged([np.sum(arrays, axis=0) for arrays in zip(*shares, strict=True)])
+        shares.append(tally.get_arrays())
+    merged = tally.merge([np.sum(arrays, axis=0) for arrays in zip(*shares, strict=True)])
     for one, other in zip(
         tallied(create_single_label_metrics(TOPICS), columns, resamples=50).scores(),
         merged.scores(),

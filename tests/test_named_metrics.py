@@ -102,7 +102,7 @@ def test_whole_metrics_are_compared_on_the_same_resamples(tmp_path):
     _, poor = guessed(skill=0.2)
     model, baseline = written(tmp_path / "a.parquet", good), written(tmp_path / "b.parquet", poor)
     after = DatasetMetrics([RocAuc(TOPICS)], [], CLASSES, setup())
-    [score], left_out = after.scores(model, {"poor": baseline, "itself": model})
+    [score], left_out = after.compute_scores(model, {"poor": baseline, "itself": model})
     assert left_out == []
     assert score.n == 60
     assert score.low < score.value < score.high
@@ -112,7 +112,7 @@ def test_whole_metrics_are_compared_on_the_same_resamples(tmp_path):
     assert poor_one.difference == pytest.approx(score.value - poor_one.value)
     assert poor_one.difference_low > 0
     assert (itself.difference_low, itself.difference_high, itself.p_value) == (0, 0, 1)
-    [alone], _ = after.scores(baseline, {})
+    [alone], _ = after.compute_scores(baseline, {})
     assert (poor_one.value, poor_one.low, poor_one.high) == (alone.value, alone.low, alone.high)
 
 
@@ -120,15 +120,15 @@ def test_the_order_in_which_rows_were_written_changes_nothing(tmp_path):
     _, columns = guessed()
     order = np.random.default_rng(3).permutation(60)
     after = DatasetMetrics([RocAuc(TOPICS)], [metric(tmp_path)], CLASSES, setup())
-    one, _ = after.scores(written(tmp_path / "a.parquet", columns), {})
+    one, _ = after.compute_scores(written(tmp_path / "a.parquet", columns), {})
     assert len(one) == 3
-    assert after.scores(written(tmp_path / "b.parquet", columns, order), {})[0] == one
+    assert after.compute_scores(written(tmp_path / "b.parquet", columns, order), {})[0] == one
 
 
 def test_a_score_without_a_value_is_left_out_and_reported(tmp_path):
     _, columns = guessed()
     columns["reference"] = ["Arts"] * 60
-    scores, left_out = DatasetMetrics([RocAuc(TOPICS)], [], CLASSES, setup()).scores(
+    scores, left_out = DatasetMetrics([RocAuc(TOPICS)], [], CLASSES, setup()).compute_scores(
         written(tmp_path / "a.parquet", columns), {}
     )
     assert scores == []
@@ -139,7 +139,7 @@ def test_a_baseline_without_the_columns_is_not_compared(tmp_path):
     _, columns = guessed()
     bare = {name: columns[name] for name in ("reference", "prediction")}
     after = DatasetMetrics([RocAuc(TOPICS)], [metric(tmp_path)], CLASSES, setup())
-    scores, _ = after.scores(
+    scores, _ = after.compute_scores(
         written(tmp_path / "a.parquet", columns), {"bare": written(tmp_path / "b.parquet", bare)}
     )
     assert {score.metric: len(score.comparisons) for score in scores} == {
@@ -153,7 +153,7 @@ def test_a_baseline_that_a_named_metric_cannot_use_is_reported(tmp_path):
     _, columns = guessed()
     named = metric(tmp_path, inputs={"predictions": "number"})
     model = written(tmp_path / "a.parquet", columns | {"number": [1] * 60})
-    scores, left_out = DatasetMetrics([], [named], CLASSES, setup()).scores(
+    scores, left_out = DatasetMetrics([], [named], CLASSES, setup()).compute_scores(
         model, {"majority": written(tmp_path / "b.parquet", columns)}
     )
     assert [score.comparisons for score in scores] == [[], []]
@@ -169,7 +169,7 @@ def test_a_named_metric_has_the_interval_and_the_comparison_of_our_own(tmp_path)
     other_ids, other_shown = guessed(skill=0.2)
     module = load_metric("f1", Path(hfpipe.metrics.path("f1_macro")), None, 17)
     named = NamedMetric("f1", module, {}, {}, higher_is_better=True)
-    [theirs], _ = DatasetMetrics([], [named], CLASSES, setup()).scores(
+    [theirs], _ = DatasetMetrics([], [named], CLASSES, setup()).compute_scores(
         written(tmp_path / "a.parquet", shown), {"poor": written(tmp_path / "b.parquet", other_shown)}
     )
     tallies = []
@@ -189,7 +189,7 @@ def test_a_named_metric_has_the_interval_and_the_comparison_of_our_own(tmp_path)
 def test_classes_come_as_the_metric_wants_them(tmp_path, kind, first):
     ids, columns = guessed()
     named = metric(tmp_path, kind, first, arguments={"scale": 100.0})
-    scores, _ = DatasetMetrics([], [named], CLASSES, setup()).scores(
+    scores, _ = DatasetMetrics([], [named], CLASSES, setup()).compute_scores(
         written(tmp_path / "a.parquet", columns), {}
     )
     right, arts = scores
@@ -204,7 +204,7 @@ def test_inputs_may_be_other_columns_of_the_predictions_or_the_data(tmp_path):
     _, columns = guessed()
     inputs = {"predictions": "text", "references": "reference"}
     named = metric(tmp_path, "string", "'text 3'", inputs=inputs)
-    _, arts = DatasetMetrics([], [named], CLASSES, setup()).scores(
+    _, arts = DatasetMetrics([], [named], CLASSES, setup()).compute_scores(
         written(tmp_path / "a.parquet", columns), {}
     )[0]
     assert arts.value == 1
@@ -214,7 +214,7 @@ def test_inputs_may_be_other_columns_of_the_predictions_or_the_data(tmp_path):
 def test_many_rows_get_fewer_resamples_and_the_signature_says_so(tmp_path):
     _, columns = guessed(9000)
     named = metric(tmp_path)
-    scores, _ = DatasetMetrics([], [named], CLASSES, setup(9000, resamples=1000)).scores(
+    scores, _ = DatasetMetrics([], [named], CLASSES, setup(9000, resamples=1000)).compute_scores(
         written(tmp_path / "a.parquet", columns), {}
     )
     assert "|resamples:116|" in scores[0].signature
@@ -225,14 +225,14 @@ def test_what_a_metric_lacks_is_an_error_of_one_line(tmp_path):
     path = written(tmp_path / "a.parquet", columns)
     named = metric(tmp_path, inputs={"references": "answer"})
     with pytest.raises(hfpipe.StageError) as caught:
-        DatasetMetrics([], [named], CLASSES, setup()).scores(path, {})
+        DatasetMetrics([], [named], CLASSES, setup()).compute_scores(path, {})
     assert str(caught.value) == (
         "metrics: shares takes 'references', and there is no column 'answer'; "
         "name the column, as inputs: {references: COLUMN}"
     )
     named = metric(tmp_path, arguments={"scale": "much"})
     with pytest.raises(hfpipe.StageError, match=r"^metrics: shares failed: TypeError: [^\n]*$"):
-        DatasetMetrics([], [named], CLASSES, setup()).scores(path, {})
+        DatasetMetrics([], [named], CLASSES, setup()).compute_scores(path, {})
 
 
 def test_a_metric_that_cannot_be_loaded_is_an_error_of_one_line(tmp_path):

@@ -64,7 +64,7 @@ def plain(
 @pytest.mark.parametrize("order", [1, 2, 3, 4])
 def test_every_probability_is_that_of_the_published_formula(order: int) -> None:
     train, held_out = IDS[:-2], [*IDS[-2:], [3, 1, 4, 1, 5]]
-    found = NGrams(order, len(WORDS)).fit(train).nll(held_out)
+    found = NGrams(order, len(WORDS)).fit(train).compute_nll(held_out)
     for ids, nll in zip(held_out, found, strict=True):
         assert nll.shape == (len(ids),)
         expected = [-log(plain(train, order, len(WORDS), ids[:at], new)) for at, new in enumerate(ids)]
@@ -77,22 +77,24 @@ def test_probabilities_add_up_to_one_after_any_context(
     train: list[list[int]], context: list[int], order: int
 ) -> None:
     model = NGrams(order, 7).fit(train)
-    last = [nll[-1] for nll in model.nll([[*context, new] for new in range(7)])]
+    last = [nll[-1] for nll in model.compute_nll([[*context, new] for new in range(7)])]
     assert sum(exp(-nll) for nll in last) == pytest.approx(1, abs=1e-12)
 
 
 @given(train=documents)
 def test_a_model_is_the_same_in_however_many_pieces_it_counts(train: list[list[int]]) -> None:
-    whole = NGrams(3, 5).fit(train).nll(train)
+    whole = NGrams(3, 5).fit(train).compute_nll(train)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ngrams, "TOKENS_AT_ONCE", 1)
-        pieces = NGrams(3, 5).fit(iter(train)).nll(train)
+        pieces = NGrams(3, 5).fit(iter(train)).compute_nll(train)
     assert all((one == other).all() for one, other in zip(whole, pieces, strict=True))
 
 
 def test_more_context_helps_on_text_of_the_same_kind() -> None:
     train, held_out = IDS[:-2], IDS[-2:]
-    nll = [np.concatenate(NGrams(order, len(WORDS)).fit(train).nll(held_out)).mean() for order in (1, 3)]
+    nll = [
+        np.concatenate(NGrams(order, len(WORDS)).fit(train).compute_nll(held_out)).mean() for order in (1, 3)
+    ]
     assert nll[1] < nll[0] < log(len(WORDS))
 
 
@@ -106,8 +108,8 @@ def test_discounts_are_those_of_the_counts_of_counts() -> None:
 
 
 def test_nothing_learned_leaves_every_id_alike() -> None:
-    assert NGrams(3, 8).fit([]).nll([[1, 2], []])[0].tolist() == [log(8), log(8)]
-    assert NGrams(3, 8).fit([[1]]).nll([]) == []
+    assert NGrams(3, 8).fit([]).compute_nll([[1, 2], []])[0].tolist() == [log(8), log(8)]
+    assert NGrams(3, 8).fit([[1]]).compute_nll([]) == []
 
 
 @pytest.mark.parametrize("document", [[0, 5], [6], [-1]])

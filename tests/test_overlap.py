@@ -139,8 +139,8 @@ def test_merged_pieces_equal_the_whole(references):
         part.add(
             np.asarray(rows, dtype=np.int64), {name: column[list(rows)] for name, column in given.items()}
         )
-        parts.append(part.arrays())
-    merged = whole.merged([sum(arrays) for arrays in zip(*parts, strict=True)])
+        parts.append(part.get_arrays())
+    merged = whole.merge([sum(arrays) for arrays in zip(*parts, strict=True)])
     for metric in metrics:
         assert merged.values(metric) == pytest.approx(whole.values(metric))
 

@@ -42,7 +42,7 @@ def test_a_signal_is_an_error_at_once_unless_what_runs_looks_for_it() -> None:
 
 def test_an_error_that_ends_a_run_is_reported_without_another() -> None:
     stop = StopRequest()
-    with pytest.raises(ZeroDivisionError), stop.closing():
+    with pytest.raises(ZeroDivisionError), stop.defer_after_error():
         raise ZeroDivisionError
     stop.ask(signal.SIGTERM)
 

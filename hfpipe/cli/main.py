@@ -218,7 +218,7 @@ def _replay(options: argparse.Namespace) -> int:
     from hfpipe.cli import console
 
     found = api.replay(options.crash, tasks=options.task)
-    for line in found.lines():
+    for line in found.list_lines():
         console.say(line)
     return 0 if found.what is not None else 1
 

@@ -70,7 +70,7 @@ def open_rows(
 
     `filled` counts, by column, the rows that lack it. Raises DataError at the first invalid row.
     """
-    rows = select(given.rows(plan.limit, seed, advance), plan.columns, filled)
+    rows = select(given.iterate_rows(plan.limit, seed, advance), plan.columns, filled)
     head = list(take_first_rows(rows))
     if not head:
         raise DataError("the source yielded no rows; fix the source")

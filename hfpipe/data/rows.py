@@ -95,7 +95,7 @@ class SourceRows:
     read: Counter[str | None] = field(default_factory=Counter)
     """Split → number of rows read so far, including those that `limit` omits."""
 
-    def rows(self, limit: int | None, seed: int, advance: Callable[[int], None]) -> Iterator[Row]:
+    def iterate_rows(self, limit: int | None, seed: int, advance: Callable[[int], None]) -> Iterator[Row]:
         """Yield the rows of all splits, train last; with `limit`, a uniform sample of as many rows per split.
 
         Held-out splits come first because the first of two duplicates is kept: duplicates are then removed

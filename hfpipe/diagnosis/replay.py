@@ -54,7 +54,7 @@ class Replayed:
     compared: int = 0
     """Number of examples of the micro-batch."""
 
-    def lines(self) -> Iterator[str]:
+    def list_lines(self) -> Iterator[str]:
         """Yield the lines of the report."""
         crash = self.crash
         where = f"stage {crash.stage}, step {crash.step}"

@@ -44,7 +44,7 @@ class Alignment:
     outputs: Mapping[str, Sequence[int]]
     """System → index of each class in the outputs of the system, or -1; only systems that differ."""
 
-    def rows(self, rows: datasets.Dataset) -> datasets.Dataset:
+    def align_rows(self, rows: datasets.Dataset) -> datasets.Dataset:
         """Return a split with the class ids of its label columns replaced; other columns stay on disk."""
         for column, ids in self.ids.items():
             names = self.facts.labels[column]

@@ -33,7 +33,7 @@ class DatasetMetrics:
     """Class column of the predictions → class names, from `Evaluator.class_names`."""
     setup: EvaluationSetup
 
-    def scores(
+    def compute_scores(
         self, model: Mapping[str, Path], baselines: Mapping[str, Mapping[str, Path]]
     ) -> tuple[list[Score], list[str]]:
         """Return the scores of a model with comparisons to baselines, and reasons for missing values.

@@ -60,7 +60,7 @@ class EvaluationSetup:
     row_weights: RowWeights | None = None
     """Weights of the rows in weighted scores; None without weights."""
 
-    def ids(self, positions: Sequence[int]) -> list[str]:
+    def read_ids(self, positions: Sequence[int]) -> list[str]:
         """Return the ids of some rows; positions, if the data set has no ids."""
         if "id" not in self.rows.column_names:
             return [str(position) for position in positions]
@@ -75,7 +75,7 @@ class EvaluationSetup:
         """The units in which rows are resampled."""
         return replace(group_rows(self.rows, self.cluster), weights=self.row_weights)
 
-    def groups(self, positions: np.ndarray) -> dict[str, np.ndarray]:
+    def read_groups(self, positions: np.ndarray) -> dict[str, np.ndarray]:
         """Return the group of some rows as a column of predictions; empty if rows are independent."""
         return {} if self.cluster is None else {CLUSTER: self.sample.units[positions]}
 
@@ -107,8 +107,8 @@ def measure_model(
         def keep(positions: np.ndarray, columns: Columns) -> None:
             if len(positions):
                 shown = task.evaluator.encode_predictions(columns, setup.facts)
-                columns = {**shown, **setup.groups(positions)}
-                predictions.add(setup.ids(positions.tolist()), positions, columns)
+                columns = {**shown, **setup.read_groups(positions)}
+                predictions.add(setup.read_ids(positions.tolist()), positions, columns)
 
         total = score(
             model.to(accelerator.device),
@@ -174,8 +174,11 @@ def measure_baseline(
                 batch = setup.rows[start : start + ROWS_AT_ONCE] if whole else setup.rows[positions.tolist()]
                 columns = prediction(batch)
                 tally.add(positions, columns)
-                shown = {**task.evaluator.encode_predictions(columns, setup.facts), **setup.groups(positions)}
-                predictions.add(setup.ids(positions.tolist()), positions, shown)
+                shown = {
+                    **task.evaluator.encode_predictions(columns, setup.facts),
+                    **setup.read_groups(positions),
+                }
+                predictions.add(setup.read_ids(positions.tolist()), positions, shown)
                 advance(len(positions))
     return tally
 
@@ -184,11 +187,11 @@ def save_tally(tally: Tally, path: Path) -> None:
     """Save a tally's sums for the processes that run the models."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("wb") as file:
-        np.savez(file, *tally.arrays())
+        np.savez(file, *tally.get_arrays())
 
 
 def load_tally(tally: Tally, path: Path) -> Tally:
     """Return a tally of the same metrics with the sums stored in `path`."""
     with np.load(path, allow_pickle=False) as arrays:
         kept: Sequence[np.ndarray] = [arrays[name] for name in arrays.files]
-    return tally.merged(kept)
+    return tally.merge(kept)

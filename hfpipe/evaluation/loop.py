@@ -44,7 +44,7 @@ class ModelReader:
         self, model: Any, examples: Examples, index: np.ndarray, device: torch.device
     ) -> Columns:
         """Return the outputs of the model for some examples: one value per example in each column."""
-        batch = {name: tensor.to(device) for name, tensor in self.batch(examples, index).items()}
+        batch = {name: tensor.to(device) for name, tensor in self.make_batch(examples, index).items()}
         generator = self.task.generator
         if generator is not None and generator.runs(training=self.training):
             return generator.generate(model, batch, self.tokenizer)
@@ -52,12 +52,14 @@ class ModelReader:
         columns = self.task.evaluator.outputs_to_columns(outputs, batch)
         return {name: _to_array(column) for name, column in columns.items()}
 
-    def batch(self, examples: Examples, index: np.ndarray) -> Batch:
+    def make_batch(self, examples: Examples, index: np.ndarray) -> Batch:
         """Return the batch of some examples for the model."""
         keys = [(0, number) for number in index.tolist()]
         return self.task.encoder.collate(examples.__getitems__(keys), self.tokenizer, self.seed, train=False)
 
-    def rows(self, outputs: Columns, examples: Examples, index: np.ndarray) -> tuple[np.ndarray, Columns]:
+    def compute_rows(
+        self, outputs: Columns, examples: Examples, index: np.ndarray
+    ) -> tuple[np.ndarray, Columns]:
         """Return the positions of the rows of the examples, and the columns by row."""
         positions, row_index = np.unique(examples.rows[index], return_inverse=True)
         rows = LazyRows(examples.source, positions)
@@ -95,7 +97,7 @@ def score(
             if keep is not None:
                 keep(positions, columns)
             advance(passed)
-    total = tally.merged([_sum_over_processes(array, accelerator) for array in tally.arrays()])
+    total = tally.merge([_sum_over_processes(array, accelerator) for array in tally.get_arrays()])
     everywhere = int(_sum_over_processes(np.array([counted]), accelerator)[0])
     there = len(np.unique(examples.rows))
     if everywhere != there:
@@ -131,7 +133,7 @@ def iterate_shared(
                 model, examples, part if len(part) else index[:1], accelerator.device
             )
             outputs += [columns] if len(part) else []
-        positions, columns = reader.rows(join_parts(outputs), examples, index)
+        positions, columns = reader.compute_rows(join_parts(outputs), examples, index)
         if rank < len(peers) and layout.counts(accelerator.process_index):
             yield positions, columns, len(index)
         else:

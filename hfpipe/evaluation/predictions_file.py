@@ -34,7 +34,7 @@ class Inputs:
         schema = self._rows.features.arrow_schema
         self.types = {name: schema.field(name).type for name in there}
 
-    def at(self, positions: Sequence[int]) -> dict[str, list[Any]]:
+    def read_columns(self, positions: Sequence[int]) -> dict[str, list[Any]]:
         """Return the columns of some rows of the split."""
         if not self.types or not len(positions):
             return {name: [] for name in self.types}
@@ -84,7 +84,7 @@ class Predictions:
         names = {name: f"input_{name}" if name in made else name for name in self._inputs.types}
         self._types |= {names[name]: kind for name, kind in self._inputs.types.items()}
         self._names = list(names.values())
-        return {names[name]: values for name, values in self._inputs.at(positions.tolist()).items()}
+        return {names[name]: values for name, values in self._inputs.read_columns(positions.tolist()).items()}
 
     def _create_metadata(self) -> dict[bytes, bytes]:
         return {ATTRS: json.dumps({"classes": self._classes, "inputs": self._names}).encode()}

@@ -62,6 +62,6 @@ class SampleWriter:
         examples, _ = encode(task, rows, tokenizer, facts, self._path, packed=False, advance=lambda _: None)
         reader, index = ModelReader(task, facts, tokenizer, seed=0), np.arange(len(examples))
         outputs = reader.predict_batch(model, examples, index, model.device)
-        positions, columns = reader.rows(outputs, examples, index)
+        positions, columns = reader.compute_rows(outputs, examples, index)
         answers = task.evaluator.format_predictions(columns, LazyRows(examples.source, positions), facts)
         return [next(str(value) for value in answer.values()) for answer in answers]

@@ -77,7 +77,7 @@ def _iterate_losses(
     """Yield loss in nats, position in the example and id of each target, for some examples at a time."""
     chosen = np.unique(np.linspace(0, len(examples) - 1, EXAMPLES).astype(int))
     for group in batch_rows(np.arange(len(chosen)), examples.lengths[chosen], batch_size):
-        batch = {name: each.to(device) for name, each in reader.batch(examples, chosen[group]).items()}
+        batch = {name: each.to(device) for name, each in reader.make_batch(examples, chosen[group]).items()}
         labels = batch["labels"]
         outputs = forward(model, batch, reader.task.objective.positions(batch))
         places = find_target_positions(labels)

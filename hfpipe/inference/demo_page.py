@@ -133,7 +133,7 @@ def predict_fields(model: LoadedModel, fields: Mapping[str, str]) -> ShownPredic
         if name not in row:
             raise DataError(f"{name} is empty; enter a value")
     with _collect_warnings() as notes:
-        [(read, answer)] = model.answers(read_input_rows([row], model.task.inputs))
+        [(read, answer)] = model.predict(read_input_rows([row], model.task.inputs))
     record: dict[str, Any] = replace_not_finite(answer or {})
     return ShownPrediction(
         lines="\n".join(format_answer(record)),

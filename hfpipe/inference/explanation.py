@@ -110,8 +110,8 @@ def explain_prediction(predictor: Predictor, row: Mapping[str, Any]) -> Explanat
         raise StageError("an export has no attention weights and no gradients; explain its original")
     if model.config.is_encoder_decoder:
         raise StageError("explain supports encoders and decoders; this model is an encoder-decoder")
-    [(_, answer)] = predictor.answers([("text", row)])
-    batch = predictor.batch("text", row)
+    [(_, answer)] = predictor.predict_rows([("text", row)])
+    batch = predictor.make_batch("text", row)
     inputs = _select_model_inputs(batch)
     ids = inputs["input_ids"]
     if ids.ndim != 2 or len(ids) != 1:

@@ -43,6 +43,6 @@ class LoadedModel:
         """Yield the rows after checking them. Raises DataError at a row without a column of the task."""
         return complete_rows(given, self.task.inputs, self.predictor.reading.facts, self.task.optional)
 
-    def answers(self, given: Iterator[Row]) -> Iterator[tuple[Values, dict[str, Any] | None]]:
+    def predict(self, given: Iterator[Row]) -> Iterator[tuple[Values, dict[str, Any] | None]]:
         """Yield each row with its prediction, in order; None for an empty row of a file."""
-        return pair_with_predictions(self.check_rows(given), self.required, self.predictor.answers)
+        return pair_with_predictions(self.check_rows(given), self.required, self.predictor.predict_rows)

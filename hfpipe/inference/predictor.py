@@ -73,7 +73,7 @@ class Predictor:
             raise StageError(f"model {place}: {why}")
         self.batch_size = batch_size
 
-    def answers(self, rows: Iterable[tuple[str, Asked]]) -> Iterator[tuple[Asked, dict[str, Any]]]:
+    def predict_rows(self, rows: Iterable[tuple[str, Asked]]) -> Iterator[tuple[Asked, dict[str, Any]]]:
         """Yield each row with its prediction, in order, keeping only a few batches in memory.
 
         `rows` are pairs of a name for messages and a row. Raises DataError at a row that the task cannot
@@ -96,13 +96,13 @@ class Predictor:
             length = self.reading.task.config.length
             log.warning("%s tokens of texts longer than %s were truncated; --set length=N", truncated, length)
 
-    def batch(self, place: str, row: Asked) -> Batch:
+    def make_batch(self, place: str, row: Asked) -> Batch:
         """Return the batch of a row's example. Raises DataError if the row is split into several."""
         with TemporaryDirectory() as folder:
             examples, _ = self._encode_rows([(place, row)], Path(folder))
             if len(examples) != 1:
                 raise DataError(f"{place}: is split into {len(examples)} windows; give a shorter text")
-            batch = self.reading.batch(examples, np.zeros(1, dtype=np.int64))
+            batch = self.reading.make_batch(examples, np.zeros(1, dtype=np.int64))
         return {name: tensor.to(self.accelerator.device) for name, tensor in batch.items()}
 
     def _encode_rows(

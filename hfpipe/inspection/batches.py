@@ -108,7 +108,7 @@ def _iterate_evaluation_batches(
 
     reader = ModelReader(found.task.runtime(), found.facts, found.tokenizer, seed, training=training)
     for number, index in enumerate(batch_rows(found.examples.rows, found.examples.lengths, batch_size), 1):
-        yield ShownBatch(f"batch {number}", reader.batch(found.examples, index), index.tolist())
+        yield ShownBatch(f"batch {number}", reader.make_batch(found.examples, index), index.tolist())
 
 
 def _show_batches(
@@ -146,7 +146,9 @@ def _create_example(
     title = f"{batch.title}, row {row + 1}: example {number + 1:,}"
     if origin is not None:
         title += f", of {name_row(origin.source, int(origin.rows[number]))}"
-    return ShownExample(title, marker.sequences(batch.tensors, row), [*marker.targets(batch.tensors, row)])
+    return ShownExample(
+        title, marker.mark_sequences(batch.tensors, row), [*marker.list_targets(batch.tensors, row)]
+    )
 
 
 def _list_facts(found: EncodedStage) -> Iterator[tuple[str, str]]:

@@ -36,7 +36,7 @@ def show_cleaning(stage: Dataset, ctx: RunContext, split: str | None, rows: int)
     looked: Counter[str] = Counter()
     with ctx.progress(f"{ctx.name}: reading and cleaning", None) as advance:
         opened = open_rows(given, plan, ctx.seed, Counter(), advance)
-        for row in CleaningTrace(opened, plan).rows(make_splitter(plan.shares, given.splits, ctx.seed)):
+        for row in CleaningTrace(opened, plan).trace_rows(make_splitter(plan.shares, given.splits, ctx.seed)):
             looked[row.outcome] += 1
             if split in (None, row.split) or (row.outcome == "dropped" and not row.split):
                 found[row.outcome].append(row)
@@ -74,7 +74,7 @@ class CleaningTrace:
         self._before = Counter[str]()
         self._dropped: list[ShownRow] = []
 
-    def rows(self, choose: Callable[[Row], str]) -> Iterator[ShownRow]:
+    def trace_rows(self, choose: Callable[[Row], str]) -> Iterator[ShownRow]:
         """Yield the outcome of each row; `choose` returns the split of a kept row."""
         texts, ledger = self._opened.texts, self._ledger
         read = take_texts(self._watch_source(), texts, ledger)

@@ -36,7 +36,7 @@ class BatchMarker:
     tokenizer: PreTrainedTokenizerBase
     texts: TokenTexts
 
-    def sequences(self, batch: Batch, row: int) -> list[ShownSequence]:
+    def mark_sequences(self, batch: Batch, row: int) -> list[ShownSequence]:
         """Return the tokens of a row of a batch: one sequence, or one for each side or ending."""
         if self.auto_class == "AutoModelForMultipleChoice":
             return [*self._iterate_endings(batch, row)]
@@ -54,7 +54,7 @@ class BatchMarker:
             ShownSequence("", [replace(token, opens=place in starts) for place, token in enumerate(read)])
         ]
 
-    def targets(self, batch: Batch, row: int) -> Iterator[tuple[str, str]]:
+    def list_targets(self, batch: Batch, row: int) -> Iterator[tuple[str, str]]:
         """Yield the targets of a whole row, name and value."""
         labels = batch["labels"]
         if self.auto_class == "AutoModelForMultipleChoice":

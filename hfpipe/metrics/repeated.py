@@ -141,8 +141,8 @@ def _compute_score(tally: Tally, metric: Metric) -> float:
 
 def pool_folds(members: Mapping[str, Tally]) -> FoldedCounts:
     """Return the counts of several folds, which contain each row once, and of all rows."""
-    arrays = zip(*(tally.arrays() for tally in members.values()), strict=True)
-    pooled = next(iter(members.values())).merged(
+    arrays = zip(*(tally.get_arrays() for tally in members.values()), strict=True)
+    pooled = next(iter(members.values())).merge(
         [np.sum(parts, axis=0, dtype=parts[0].dtype) for parts in arrays]
     )
     return FoldedCounts(pooled, members)

@@ -117,7 +117,7 @@ class Tally:
         self._waiting.clear()
         self._rows_waiting = 0
 
-    def arrays(self) -> list[np.ndarray]:
+    def get_arrays(self) -> list[np.ndarray]:
         """Return the sums, float64, and the outcomes, uint8, to sum over processes.
 
         The number of examples, the number with several trials per proportion, the statistics of each family,
@@ -129,7 +129,7 @@ class Tally:
             raise ValueError("nothing was added yet, not even empty columns, so the shapes are unknown")
         return [*np.split(self._sums, np.cumsum(self._widths)[:-1], axis=1), self._outcomes]
 
-    def merged(self, arrays: Sequence[np.ndarray]) -> Tally:
+    def merge(self, arrays: Sequence[np.ndarray]) -> Tally:
         """Return a tally of the same metrics with `arrays`, which are summed over processes."""
         tally = Tally(self.metrics, self.resamples, self.seed, self.sample)
         *sums, tally._outcomes = arrays
@@ -140,7 +140,7 @@ class Tally:
     @property
     def n(self) -> int:
         """Number of examples."""
-        return 0 if self._widths is None else round(self.arrays()[0][0, 0])
+        return 0 if self._widths is None else round(self.get_arrays()[0][0, 0])
 
     def values(self, metric: Metric) -> np.ndarray:
         """Return a metric's score over all examples, then over each resample: shape (resamples + 1,).
@@ -151,7 +151,7 @@ class Tally:
         if self.n == 0:
             raise StageError(f"{metric.name}: no example was counted; the split is empty")
         rows = slice(0, 1 + self.resamples)
-        values = self._compute_values(metric, self.arrays()[0][rows, 0], self._get_sums(metric)[rows])
+        values = self._compute_values(metric, self.get_arrays()[0][rows, 0], self._get_sums(metric)[rows])
         if not np.isfinite(values[0]):
             raise StageError(f"{metric.name} is {values[0]}: the model's outputs are not finite numbers")
         return values
@@ -161,11 +161,11 @@ class Tally:
             return np.where(counts > 0, metric.value(sums), np.nan)
 
     def _get_sums(self, metric: Metric) -> np.ndarray:
-        return self.arrays()[2 + list(self._families).index(metric.family)]
+        return self.get_arrays()[2 + list(self._families).index(metric.family)]
 
     def series(self, metric: Metric) -> Series:
         """Return a metric's score over all examples and every resample, with what defines it."""
-        values, sums, counts = self.values(metric), self._get_sums(metric), self.arrays()[0][:, 0]
+        values, sums, counts = self.values(metric), self._get_sums(metric), self.get_arrays()[0][:, 0]
         halves, blocks = (
             slice(1 + self.resamples, 1 + 2 * self.resamples),
             slice(1 + 2 * self.resamples, None),
@@ -198,7 +198,7 @@ class Tally:
         if not metric.is_proportion:
             return None, None
         number = self._proportions.index(metric)
-        single = not sample.grouped and self.arrays()[1][0, number] == 0
+        single = not sample.grouped and self.get_arrays()[1][0, number] == 0
         outcomes = self._outcomes[:, number] if single and len(self._outcomes) else None
         shares = np.stack(metric.proportion(blocks), axis=1)
         successes, trials = (float(each) for each in metric.proportion(sums[0]))

@@ -65,7 +65,7 @@ def run_recipe(
     with (
         catch_signals(announces=not is_launched()) as stop,
         join_launcher(runs / recipe.name, stop) as member,
-        stop.closing(),
+        stop.defer_after_error(),
     ):
         check_launch(launch)
         steps = plan_recipe(recipe, runs, until)
@@ -101,7 +101,7 @@ def run_launched_stage(folder: Path, progress: Progress) -> None:
         raise StageError(
             f"{folder}: is not a stage in progress; hfpipe run RECIPE prepares stages and starts this"
         )
-    with catch_signals(announces=False) as stop, join_run(stop) as member, stop.closing():
+    with catch_signals(announces=False) as stop, join_run(stop) as member, stop.defer_after_error():
         member.set_stage(file.name, "")
         ctx = _make_context(file, folder, member.track(progress), stop)
         with (

@@ -202,7 +202,7 @@ class Evaluate(Tabulated):
             summary=summarize(scores, len(setup.rows)),
             facts={
                 "task": model.task.model_dump(mode="json"),
-                "pipeline": None if is_export(model.first(ctx)) else model.task.opened_by,
+                "pipeline": None if is_export(model.get_first_model(ctx)) else model.task.opened_by,
                 "data": setup.facts.model_dump(mode="json"),
                 "left_out": left_out,
                 "notes": [
@@ -252,8 +252,8 @@ class Evaluate(Tabulated):
             files = {
                 str(name): {str(name): get_predictions_path(ctx.folder, name)} for name in self.baselines
             }
-            files |= {other.name: other.predictions(ctx.folder) for other in others}
-            return after.scores(model.predictions(ctx.folder), files)
+            files |= {other.name: other.list_predictions(ctx.folder) for other in others}
+            return after.compute_scores(model.list_predictions(ctx.folder), files)
 
     def open_systems(self, ctx: RunContext) -> tuple[EvaluationSetup, list[EvaluatedSystem]]:
         """Return the split with the classes of the model, and the systems to measure on it."""
@@ -262,7 +262,7 @@ class Evaluate(Tabulated):
 
         folder, systems = get_data_folder(self.data, ctx), list_systems(self, ctx)
         classes = align_classes(self, read_facts(folder), systems, ctx)
-        split = classes.rows(open_split(folder, get_data_split(self.split)))
+        split = classes.align_rows(open_split(folder, get_data_split(self.split)))
         cluster = select_cluster_column(self.cluster, systems[0].task, classes.facts)
         weights = load_row_weights(self.row_weights, split)
         setup = EvaluationSetup(
@@ -288,7 +288,7 @@ class Evaluate(Tabulated):
         names = [name for name in self.baselines if name in task.config.baselines]
         if not names:
             return
-        split = setup.classes.rows(open_split(get_data_folder(self.data, ctx), "train"))
+        split = setup.classes.align_rows(open_split(get_data_folder(self.data, ctx), "train"))
         held_out = list(read_held_out(system.members, len(split)).values()) if system.folded else [None]
         for name in names:
             with ctx.progress(f"{ctx.name}: {name}", len(setup.rows)) as advance:
@@ -311,7 +311,7 @@ class Evaluate(Tabulated):
         tokenizer, examples = self.encode_for(system, setup, ctx, reads_all=False)
         held_out = read_held_out(system.members, len(setup.rows)) if system.folded else {}
         found: dict[str, Tally] = {}
-        for name, place in system.models(ctx).items():
+        for name, place in system.list_models(ctx).items():
             (model, task), out = load_system(self, system, place, ctx), get_predictions_path(ctx.folder, name)
             own = examples.select_rows(held_out[name]) if system.folded else examples
             title = f"{ctx.name}: {name if system.members else system.place}"
@@ -335,7 +335,7 @@ class Evaluate(Tabulated):
         from hfpipe.modeling.loading.models import load_config
         from hfpipe.tokenization.loading import load_tokenizer
 
-        place = system.first(ctx)
+        place = system.get_first_model(ctx)
         tokenizer = load_tokenizer(place, trust_remote_code=self.trust_remote_code)
         config = load_config(place, trust_remote_code=self.trust_remote_code)
         check_rows(system.place, get_embedding_rows(config), tokenizer)

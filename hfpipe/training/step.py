@@ -94,7 +94,7 @@ class TrainingStep:
         If the loss applies the output layer, the outputs hold hidden states instead of logits.
         """
         batch = self.add_teacher_outputs(batch)
-        head, positions = self.head(model, batch), self.objective.positions(batch)
+        head, positions = self.find_head(model, batch), self.objective.positions(batch)
         if head is None or positions is None:
             with self.isolate_documents(batch) as inputs:
                 outputs = forward(model, inputs, positions)
@@ -115,7 +115,7 @@ class TrainingStep:
         """Return the context in which a model separates documents; it yields the inputs of the model."""
         return nullcontext(batch) if self._separate is None else self._separate(batch)
 
-    def head(self, model: Any, batch: Batch) -> nn.Linear | None:
+    def find_head(self, model: Any, batch: Batch) -> nn.Linear | None:
         """Return the output layer that the loss applies; None if the model returns logits."""
         if self._chunked:
             self._chunked = False
@@ -159,7 +159,7 @@ class CompiledStep:
                 with run_uncompiled(self._model):
                     return self._eager(model, batch)
             batch = self._eager.add_teacher_outputs(batch)
-            head = self._eager.head(model, batch)
+            head = self._eager.find_head(model, batch)
             with self._select_attention(batch), self._eager.isolate_documents(batch) as inputs:
                 if head is None:
                     outputs = forward(model, inputs, self._eager.objective.positions(batch))

@@ -50,12 +50,12 @@ class NGrams:
         self._levels = [*self._make_levels(grams, counts)][::-1]
         return self
 
-    def nll(self, documents: Sequence[Ids]) -> list[np.ndarray]:
+    def compute_nll(self, documents: Sequence[Ids]) -> list[np.ndarray]:
         """Return -log p of every id of each document after the ids before it: float64, shape (length,)."""
         grams = self._number_grams(documents)
         probability = np.full(len(grams), 1 / self.vocabulary)
         for order, level in enumerate(self._levels, start=1):
-            probability = level.over(probability, grams % self._base**order)
+            probability = level.interpolate(probability, grams % self._base**order)
         return np.split(-np.log(probability), np.cumsum([len(ids) for ids in documents], dtype=int))[:-1]
 
     def _number_grams(self, documents: Sequence[Ids]) -> np.ndarray:
@@ -101,7 +101,7 @@ class _Level:
         self._totals = np.add.reduceat(counts, starts)
         self._left = np.add.reduceat(taken, starts) / self._totals
 
-    def over(self, below: np.ndarray, grams: np.ndarray) -> np.ndarray:
+    def interpolate(self, below: np.ndarray, grams: np.ndarray) -> np.ndarray:
         """Return p of each n-gram's last id after the others, given the probabilities of the order below."""
         context, known = _find_numbers(self._contexts, grams // self._base)
         gram, seen = _find_numbers(self._grams, grams)

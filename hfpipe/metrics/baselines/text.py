@@ -36,7 +36,7 @@ class TextBaseline(ABC):
         self.classes = classes
 
     @abstractmethod
-    def estimator(self, texts: Sequence[str], reference: np.ndarray) -> Any:
+    def create_estimator(self, texts: Sequence[str], reference: np.ndarray) -> Any:
         """Return the unfitted estimator that predicts `reference` from a list of texts."""
 
     def fit(self, texts: Sequence[str], reference: np.ndarray) -> None:
@@ -47,13 +47,13 @@ class TextBaseline(ABC):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # for labels that no text or every text has
             try:
-                self._fitted = self.estimator(texts, reference).fit(list(texts), reference)
+                self._fitted = self.create_estimator(texts, reference).fit(list(texts), reference)
             except ValueError as error:
                 raise StageError(
                     f"baseline {self.name}: cannot learn from the train split: {get_first_line(error)}"
                 ) from error
 
-    def columns(self, texts: Sequence[str], reference: np.ndarray) -> Columns:
+    def predict(self, texts: Sequence[str], reference: np.ndarray) -> Columns:
         """Return `reference`, `prediction` and, for classes, `scores` (n, classes) and `nll` (n,)."""
         if self.kind == "float":
             return {"reference": reference, "prediction": self._fitted.predict(list(texts))}
@@ -90,7 +90,7 @@ class Majority(TextBaseline):
 
     name = "majority"
 
-    def estimator(self, texts: Sequence[str], reference: np.ndarray) -> Any:
+    def create_estimator(self, texts: Sequence[str], reference: np.ndarray) -> Any:
         return DummyClassifier(strategy="prior") if self.kind == "label" else DummyRegressor()
 
 
@@ -104,7 +104,7 @@ class Tfidf(TextBaseline):
 
     name = "tfidf"
 
-    def estimator(self, texts: Sequence[str], reference: np.ndarray) -> Any:
+    def create_estimator(self, texts: Sequence[str], reference: np.ndarray) -> Any:
         english = is_nearly_ascii(texts)
         chosen = extract_terms if _need_one_letter(texts, reference, english=english) else _extract_terms
         words = TfidfVectorizer(sublinear_tf=True, analyzer=partial(chosen, english=english))

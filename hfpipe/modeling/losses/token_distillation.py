@@ -57,7 +57,7 @@ class Teacher:
         self._head: nn.Linear | None = None
         self._has_read = False
 
-    def states(self, batch: Batch, positions: Tensor) -> Tensor:
+    def compute_states(self, batch: Batch, positions: Tensor) -> Tensor:
         """Return the input of the output layer at positions, or logits: (positions, size or vocabulary)."""
         device = batch["input_ids"].device
         if self._model.device != device:
@@ -114,7 +114,7 @@ class TokenDistillation(TrainingLoss):
     def with_teachers(self, batch: Batch) -> Batch:
         """Return the batch with the outputs of each teacher."""
         positions = self._find_positions(batch)
-        read = (teacher.states(batch, positions) for teacher in self.teachers)
+        read = (teacher.compute_states(batch, positions) for teacher in self.teachers)
         return batch | {BATCH_ENTRY.format(number): states for number, states in enumerate(read)}
 
     def positions(self, batch: Batch) -> Tensor | None:

@@ -74,7 +74,7 @@ def _search_leakage(
     positions = np.flatnonzero(together["any"]).tolist()
     return {
         "rows": positions,
-        "ids": setup.ids(positions[:SHOWN]) if positions else [],
+        "ids": setup.read_ids(positions[:SHOWN]) if positions else [],
         "sources": sources,
         "conflicts": int(together["conflict"].sum()),
         "examples": {
@@ -175,7 +175,7 @@ def _compute_clean_scores(
     from hfpipe.metrics.repeated import RepeatedCounts
     from hfpipe.metrics.tally import compute_scores
 
-    files = model.predictions(ctx.folder)
+    files = model.list_predictions(ctx.folder)
     found = {
         name: _compute_clean_counts(overlapping, path, model.task, setup) for name, path in files.items()
     }

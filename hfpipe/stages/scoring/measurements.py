@@ -37,7 +37,7 @@ def record_measurements(
     ctx: RunContext,
 ) -> None:
     """Measure a loaded model in one process, and store the results in the scratch folder."""
-    if system.place == stage.model and not is_export(system.first(ctx)):
+    if system.place == stage.model and not is_export(system.get_first_model(ctx)):
         _record_token_losses(stage, model, reader, examples, device, ctx)
         record_fills(model, place, reader, examples, device, ctx)
     if are_timed(stage, ctx):  # last, because it moves the model to the CPU

@@ -45,17 +45,17 @@ class EvaluatedSystem:
     folded: bool = False
     """Whether each training predicts its held-out rows, which together are the split."""
 
-    def models(self, ctx: RunContext) -> dict[str, Path | Place]:
+    def list_models(self, ctx: RunContext) -> dict[str, Path | Place]:
         """Return the models to evaluate, by the names of their predictions."""
         if self.members:
             return {str(place): folder for place, folder in self.members.items()}
         return {self.name: locate_place(self.place, ctx.base, ctx.inputs) or self.place}
 
-    def first(self, ctx: RunContext) -> Path | Place:
+    def get_first_model(self, ctx: RunContext) -> Path | Place:
         """Return the model from which properties of all trainings are read, such as tokenizer and classes."""
-        return next(iter(self.models(ctx).values()))
+        return next(iter(self.list_models(ctx).values()))
 
-    def predictions(self, folder: Path) -> dict[str, Path]:
+    def list_predictions(self, folder: Path) -> dict[str, Path]:
         """Return the file of predictions of each training, or of the only model or all folds."""
         if self.folded:
             return {self.name: get_predictions_path(folder, self.name)}
@@ -129,7 +129,7 @@ def align_classes(
 
     found = []
     for system in systems:
-        place, task = system.first(ctx), system.task
+        place, task = system.get_first_model(ctx), system.task
         headed = "id2label" in task.head(facts)
         auto_class = task.auto_class if headed else None
         config = read_head_config(place, auto_class, trust_remote_code=stage.trust_remote_code)

@@ -149,7 +149,7 @@ def _fit_ngrams(
     def predict(rows: Rows) -> Columns:
         texts = rows[config.text]
         encoded = encode_plain(tokenizer, texts)
-        nll = model.nll(encoded)
+        nll = model.compute_nll(encoded)
         return {
             "lost": np.array(count_lost_bytes(tokenizer, texts, encoded)),
             "nll": np.array([each.sum() for each in nll]),

@@ -202,4 +202,4 @@ def _fit_classifier(
 ) -> Callable[[Rows], Columns]:
     baseline = made("label", len(config.class_words))
     baseline.fit(_get_texts(config, train), np.asarray(train[config.label]))
-    return lambda rows: baseline.columns(_get_texts(config, rows), np.asarray(rows[config.label]))
+    return lambda rows: baseline.predict(_get_texts(config, rows), np.asarray(rows[config.label]))

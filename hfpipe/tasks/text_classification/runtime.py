@@ -158,7 +158,7 @@ def _fit_baseline(
     kind = facts.columns[config.label]
     baseline = made(kind, len(facts.labels.get(config.label, [])))
     baseline.fit(*_get_texts_and_labels(config, train, facts))
-    return lambda rows: baseline.columns(*_get_texts_and_labels(config, rows, facts))
+    return lambda rows: baseline.predict(*_get_texts_and_labels(config, rows, facts))
 
 
 def _get_texts_and_labels(config: TextClassification, rows: Rows, facts: DataFacts) -> tuple[list[str], Any]:
