@@ -29,8 +29,10 @@ def compare_texts(before: str, after: str) -> tuple[list[TextPart], list[TextPar
     first, second = (re.findall(r"\s+|\w+|[^\w\s]", text[:LONGEST]) for text in (before, after))
     removed: list[TextPart] = []
     added: list[TextPart] = []
-    for what, a, b, c, d in SequenceMatcher(None, first, second, autojunk=False).get_opcodes():
-        old, new = "".join(first[a:b]), "".join(second[c:d])
+    for what, old_start, old_end, new_start, new_end in SequenceMatcher(
+        None, first, second, autojunk=False
+    ).get_opcodes():
+        old, new = "".join(first[old_start:old_end]), "".join(second[new_start:new_end])
         if what == "equal":
             removed.append(TextPart(_shorten(old)))
             added.append(TextPart(_shorten(new)))

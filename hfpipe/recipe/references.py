@@ -154,9 +154,9 @@ def _check_hub(place: Place, name: str, revision: str | None, path: Keys, base: 
         metric = isinstance(place, MetricPlace)
         if not (hub.is_metric_cached(name) if metric else hub.is_cached(name, revision)):
             cache = hub.find_metrics_folder() if metric else constants.HF_HUB_CACHE
-            do = "load" if metric else "download"
+            action = "load" if metric else "download"
             yield Problem(
                 f"{place}: HF_HUB_OFFLINE is set and {cache} contains no copy; "
-                f"{do} it once, or unset the variable",
+                f"{action} it once, or unset the variable",
                 path,
             )

@@ -197,10 +197,10 @@ def _group_mistakes(mistakes: list[_Mistake]) -> Iterator[list[_Mistake]]:
         if first.branch is None:
             yield [first]
             continue
-        at = _find_union_path(first)
-        same = [first, *[m for m in left if m.branch is not None and _find_union_path(m) == at]]
+        union = _find_union_path(first)
+        same = [first, *[m for m in left if m.branch is not None and _find_union_path(m) == union]]
         left = [m for m in left if not any(m is other for other in same)]
-        deeper = [m for m in same if len(m.steps) > len(at) or m.wanted is None]
+        deeper = [m for m in same if len(m.steps) > len(union) or m.wanted is None]
         if not deeper:
             yield same
         else:

@@ -106,7 +106,7 @@ def compare_runs(targets: Sequence[str], runs: Path, code: Sequence[str] = ()) -
     first = systems[0]
     places = _align_rows(systems)
     sample = _make_sample(systems, places)
-    n = len(places[0])
+    shared = len(places[0])
     mine, *others = [
         list(system.compute_series(there, sample, first))
         for system, there in zip(systems, places, strict=True)
@@ -114,8 +114,8 @@ def compare_runs(targets: Sequence[str], runs: Path, code: Sequence[str] = ()) -
     scores = list(_compute_scores(mine, dict(zip(targets[1:], others, strict=True))))
     if not scores:
         raise RecipeError([Problem(f"{', '.join(targets)}: have no score in common; their tasks differ")])
-    left_out = {s.name: len(s.rows) - n for s in systems if len(s.rows) > n}
-    return ComparisonRecord(systems=list(targets), n=n, left_out=left_out, scores=scores)
+    left_out = {each.name: len(each.rows) - shared for each in systems if len(each.rows) > shared}
+    return ComparisonRecord(systems=list(targets), n=shared, left_out=left_out, scores=scores)
 
 
 def _trust_named(code: Sequence[str]) -> Trusted:

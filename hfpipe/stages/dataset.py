@@ -150,9 +150,9 @@ class Dataset(Stage):
     def check(
         self, above: Mapping[str, Stage], facts: Mapping[str, DataFacts], base: Path
     ) -> Iterator[Problem]:
-        from hfpipe.stages import checks  # which reads the stages' classes
+        from hfpipe.stages.checks.columns import check_dataset  # which reads the stages' classes
 
-        return checks.check_dataset(self, above, facts)
+        return check_dataset(self, above, facts)
 
     def run(self, ctx: RunContext) -> Report:
         from hfpipe.data.build import build

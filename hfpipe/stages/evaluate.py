@@ -120,9 +120,9 @@ class Evaluate(Tabulated):
     def check(
         self, above: Mapping[str, Stage], facts: Mapping[str, DataFacts], base: Path
     ) -> Iterator[Problem]:
-        from hfpipe.stages import checks  # which reads the stages' classes
+        from hfpipe.stages.checks.evaluation import check_evaluation  # which reads the stages' classes
 
-        yield from checks.check_evaluation(self, above, facts, base)
+        yield from check_evaluation(self, above, facts, base)
         yield from custom_metrics.check(self.metrics, base, trusted=self.trust_remote_code)
 
     def resolve(self, above: Mapping[str, Stage]) -> Evaluate:
@@ -148,12 +148,12 @@ class Evaluate(Tabulated):
         return task if isinstance(task, TaskConfig) else None
 
     def check_ahead(self, above: Mapping[str, Stage], facts: Mapping[str, DataFacts]) -> Iterator[Problem]:
-        from hfpipe.stages import checks
+        from hfpipe.stages.checks.evaluation import add_classes
 
         task = self.get_task(above)
         name = self.data.stage or ""
         if task is not None and name in facts:
-            aligned, _ = checks.add_classes(self, task, above, facts)
+            aligned, _ = add_classes(self, task, above, facts)
             yield from find_unknown_scores(self, task, aligned[name])
 
     def plan_notes(self, above: Mapping[str, Stage], facts: Mapping[str, DataFacts]) -> Iterator[str]:

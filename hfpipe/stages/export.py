@@ -96,12 +96,12 @@ class Export(Stage):
             )
         tokenizer.save_pretrained(str(ctx.folder))
         before = compute_model_bytes(place) if isinstance(place, Path) else None
-        of = f" of {format_bytes(before)}" if before else ""
+        before_text = f" of {format_bytes(before)}" if before else ""
         quantized = ", int8" if self.quantize == "int8" else ""
         return Report(
             kind=self.kind,
             summary=(
-                f"{self.format}{quantized}, {format_bytes(found.bytes)}{of}; "
+                f"{self.format}{quantized}, {format_bytes(found.bytes)}{before_text}; "
                 f"outputs differ from the original by at most {found.difference:.1g} of the largest"
             ),
             facts={

@@ -62,7 +62,7 @@ class Tokenizer(Stage):
     def check(
         self, above: Mapping[str, Stage], facts: Mapping[str, DataFacts], base: Path
     ) -> Iterator[Problem]:
-        from hfpipe.stages import checks  # which reads the stages' classes
+        from hfpipe.stages.checks.columns import check_tokenizer  # which reads the stages' classes
 
         if (self.algorithm is None) == (self.tokenizer is None):
             yield Problem(
@@ -73,7 +73,7 @@ class Tokenizer(Stage):
                 yield Problem(f"{key} is only for training a tokenizer; delete it", (key,))
         else:
             yield from self._check_training(self.algorithm)
-        yield from checks.check_tokenizer(self, above, facts)
+        yield from check_tokenizer(self, above, facts)
 
     def _check_training(self, algorithm: str) -> Iterator[Problem]:
         style = self._get_special_tokens(algorithm)

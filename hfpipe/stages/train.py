@@ -72,11 +72,11 @@ class TrainStage(Repeatable):
     def check(
         self, above: Mapping[str, Stage], facts: Mapping[str, DataFacts], base: Path
     ) -> Iterator[Problem]:
-        from hfpipe.stages import checks  # which reads the stages' classes
+        from hfpipe.stages.checks.training import check_training  # which reads the stages' classes
         from hfpipe.stages.repeats.expansion import check_repeats
 
         yield from check_repeats(self, above, facts)
-        yield from checks.check_training(self, above, facts, base)
+        yield from check_training(self, above, facts, base)
         yield from check_samples(self)
 
     def find_neutral(self) -> dict[str, Any]:

@@ -113,8 +113,8 @@ def _check_weights(folder: Path, name: str, named_by: str = "") -> None:
                 f"{folder}: holds {pickles[0]}, a pickle that can execute code, and no {name}; "
                 "save it again with save_pretrained, which writes safetensors"
             )
-        by = f", named by {named_by}" if named_by else ""
-        raise StageError(f"{folder}: holds no {name}{by}; {suggest_restoring(folder)}")
+        origin = f", named by {named_by}" if named_by else ""
+        raise StageError(f"{folder}: holds no {name}{origin}; {suggest_restoring(folder)}")
     _check_opens(folder / name)
 
 

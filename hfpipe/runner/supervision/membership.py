@@ -96,10 +96,10 @@ def join_launcher(root: Path, stop: StopRequest | None = None) -> Iterator[Membe
     # Processes started by MPI may have a parent that ends first; elastic launchers do not.
     launcher = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else None
     if world.get_rank() != 0:
-        me = ProcessIdentity.identify_self(world.get_rank())
-        presence = Presence(path, me, world.get_world_size())
+        identity = ProcessIdentity.identify_self(world.get_rank())
+        presence = Presence(path, identity, world.get_world_size())
         connect = _make_waiting_connector(path, presence)
-        member = Member(me.rank, connect, end_process, launcher, presence.find_missing)
+        member = Member(identity.rank, connect, end_process, launcher, presence.find_missing)
         try:
             with _join(member, stop, prints=True):
                 yield member

@@ -62,7 +62,7 @@ def check_search(
     stage: TrainStage, search: Search, above: Mapping[str, Stage], facts: Mapping[str, DataFacts]
 ) -> Iterator[Problem]:
     """Yield problems that would stop a search at its start or later."""
-    from hfpipe.stages.checks import check_validation_score
+    from hfpipe.stages.checks.training import check_validation_score
 
     if find_spec("optuna") is None:
         message = "search needs optuna, which is not installed; pip install 'hfpipe[search]'"

@@ -62,11 +62,11 @@ def check(metrics: Sequence[NamedMetricSettings], base: Path, *, trusted: bool) 
     """Yield problems with the metrics of a stage, with paths relative to the stage."""
     prefixes: list[str] = []
     for number, metric in enumerate(metrics):
-        at: tuple[str | int, ...] = ("metrics", number)
+        path: tuple[str | int, ...] = ("metrics", number)
         if metric.place.hub is not None and not trusted:
-            yield Problem(_describe_untrusted(metric.place), at)
+            yield Problem(_describe_untrusted(metric.place), path)
         if metric.prefix in prefixes:
-            yield Problem(f"two metrics are called {metric.prefix!r}; set name: of one", at)
+            yield Problem(f"two metrics are called {metric.prefix!r}; set name: of one", path)
         prefixes.append(metric.prefix)
         try:
             found = locate_place(metric.place, base, {})
@@ -74,7 +74,8 @@ def check(metrics: Sequence[NamedMetricSettings], base: Path, *, trusted: bool) 
             continue  # reported for all places
         if found is not None and not (found.suffix == ".py" or (found / f"{found.name}.py").is_file()):
             yield Problem(
-                f"{metric.place} is not a metric: name a .py file, or a folder that holds {found.name}.py", at
+                f"{metric.place} is not a metric: name a .py file, or a folder that holds {found.name}.py",
+                path,
             )
 
 

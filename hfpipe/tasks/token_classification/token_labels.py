@@ -52,13 +52,13 @@ def align_words(windows: Sequence[Window], words: Sequence[Span]) -> list[list[i
     for number, window in enumerate(windows):
         inside = [(place, span) for place, span in enumerate(window.spans) if span is not None]
         for order, (place, (start, end)) in enumerate(inside):
-            at = bisect_right(ends, start)
-            if at == len(there) or words[there[at]][0] >= end:
+            position = bisect_right(ends, start)
+            if position == len(there) or words[there[position]][0] >= end:
                 continue
             left = order if number else inf
             right = len(inside) - 1 - order if number < len(windows) - 1 else inf
             found = (-start, min(left, right), -number, -place)
-            best[there[at]] = max(best.get(there[at], found), found)
+            best[there[position]] = max(best.get(there[position], found), found)
     marks = [[-1] * len(window.input_ids) for window in windows]
     for word, (_, _, number, place) in best.items():
         marks[-number][-place] = word
