@@ -16,9 +16,9 @@ from hfpipe.modeling.loading.models import create_model
 from hfpipe.modeling.losses import chunked_loss
 from hfpipe.modeling.losses.chunked_loss import (
     choose_chunk_size,
-    eager_softmax_gradient,
+    compute_softmax_gradient,
+    compute_softmax_gradient_eagerly,
     linear_cross_entropy,
-    softmax_gradient,
 )
 from hfpipe.modeling.losses.losses import IGNORED
 from hfpipe.task import TaskConfig
@@ -211,8 +211,8 @@ def test_the_loss_and_gradient_of_uncompiled_code_equal_those_that_are_compiled(
     logits = (4 * torch.randn(30, 211)).to(dtype)
     targets = torch.randint(0, 211, (30,))
     targets[::4] = IGNORED
-    wanted = softmax_gradient(logits, targets, smoothing, IGNORED)
-    loss, gradient = eager_softmax_gradient(logits.clone(), targets, smoothing, IGNORED)
+    wanted = compute_softmax_gradient(logits, targets, smoothing, IGNORED)
+    loss, gradient = compute_softmax_gradient_eagerly(logits.clone(), targets, smoothing, IGNORED)
     torch.testing.assert_close(loss, wanted[0])
     torch.testing.assert_close(gradient, wanted[1])
     assert not gradient[targets == IGNORED].any()

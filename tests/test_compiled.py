@@ -24,7 +24,7 @@ from hfpipe.encoding.io import extract_facts
 from hfpipe.errors import StageError
 from hfpipe.modeling.attention.masks import omit_masks, runs_without_masks
 from hfpipe.modeling.loading.models import create_config, create_model
-from hfpipe.modeling.losses.losses import IGNORED, token_loss
+from hfpipe.modeling.losses.losses import IGNORED, compute_token_loss
 from hfpipe.modeling.static_shapes import find_static_positions
 from hfpipe.task import TaskConfig
 from hfpipe.tasks.causal_lm import CausalLM
@@ -211,8 +211,8 @@ def test_the_loss_at_static_positions_is_that_at_the_targets() -> None:
     positions = find_static_positions(labels, IGNORED)
     assert len(positions) > (labels != IGNORED).sum()
     for smoothing in (0.0, 0.1):
-        exact = token_loss(logits, labels, smoothing)
-        filled = token_loss(logits.reshape(-1, 50)[positions], labels, smoothing, positions)
+        exact = compute_token_loss(logits, labels, smoothing)
+        filled = compute_token_loss(logits.reshape(-1, 50)[positions], labels, smoothing, positions)
         assert filled.total.item() == pytest.approx(exact.total.item(), rel=1e-6)
         assert filled.targets == exact.targets
         mine, plain = (torch.autograd.grad(each.total, logits)[0] for each in (filled, exact))

@@ -15,7 +15,13 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM,
 from hfpipe.encoding.encoded import encode
 from hfpipe.encoding.sampler import BatchLayout, StepBatches, compute_batch_layout, order_examples
 from hfpipe.errors import StageError
-from hfpipe.modeling.losses.losses import IGNORED, find_target_positions, forward, token_columns, token_loss
+from hfpipe.modeling.losses.losses import (
+    IGNORED,
+    compute_token_columns,
+    compute_token_loss,
+    find_target_positions,
+    forward,
+)
 from hfpipe.modeling.random import create_generator
 from hfpipe.report import DataFacts
 from hfpipe.tasks.masked_lm import MaskedLM
@@ -172,12 +178,12 @@ def test_the_loss_at_the_targets_alone_is_transformers_own(kind: str) -> None:
     with torch.no_grad():
         sparse = forward(model, batch, find_target_positions(labels))
         dense = forward(model, batch, None)
-        mine, full = token_loss(sparse.logits, labels), token_loss(dense.logits, labels)
+        mine, full = compute_token_loss(sparse.logits, labels), compute_token_loss(dense.logits, labels)
         assert int(mine.targets) == int((labels != IGNORED).sum())
         assert float(mine.total) == pytest.approx(float(full.total), rel=1e-5)
         if not causal:  # whose own loss shifts the labels, which a task does here
             theirs = model(**batch).loss
             assert float(mine.total / mine.targets) == pytest.approx(float(theirs), rel=1e-5)
-        columns = token_columns(sparse.logits, labels)
+        columns = compute_token_columns(sparse.logits, labels)
     assert float(columns["nll"].sum()) == pytest.approx(float(mine.total), rel=1e-5)
     assert columns["tokens"].tolist() == (labels != IGNORED).sum(1).tolist()

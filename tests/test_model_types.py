@@ -14,7 +14,7 @@ import transformers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from hfpipe.modeling.loading.models import create_config, create_model
-from hfpipe.modeling.losses.losses import IGNORED, find_target_positions, forward, token_loss
+from hfpipe.modeling.losses.losses import IGNORED, compute_token_loss, find_target_positions, forward
 from hfpipe.recipe.model import find_model_problems
 from hfpipe.references.places import Place, locate_place
 from hfpipe.tokenization.loading import complete_tokenizer
@@ -135,8 +135,8 @@ def test_the_loss_at_targets_alone_is_the_loss_of_all_logits(
     with torch.no_grad():
         dense, sparse = (forward(model, batch, where).logits for where in (None, positions))
     assert sparse.shape == (len(positions), len(tokenizer))
-    assert token_loss(sparse, batch["labels"]).total.item() == pytest.approx(
-        token_loss(dense, batch["labels"]).total.item(), rel=1e-6
+    assert compute_token_loss(sparse, batch["labels"]).total.item() == pytest.approx(
+        compute_token_loss(dense, batch["labels"]).total.item(), rel=1e-6
     )
 
 
@@ -150,7 +150,7 @@ def test_a_few_steps_lower_the_loss_of_their_batch(
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     losses = []
     for _ in range(6):
-        loss = token_loss(forward(model, batch, None).logits, batch["labels"])
+        loss = compute_token_loss(forward(model, batch, None).logits, batch["labels"])
         (loss.total / loss.targets).backward()
         assert all(weight.grad is None or weight.grad.isfinite().all() for weight in model.parameters())
         optimizer.step()

@@ -106,16 +106,16 @@ def test_a_row_of_weight_two_is_two_rows(labels: torch.Tensor) -> None:
 
 
 def test_without_weights_the_loss_is_that_of_the_tasks() -> None:
-    from hfpipe.modeling.losses.losses import label_loss, token_loss
+    from hfpipe.modeling.losses.losses import compute_label_loss, compute_token_loss
 
     for labels, logits in ((CLASSES, LOGITS), (MANY, LOGITS), (torch.linspace(-1, 1, 8), LOGITS[:, :1])):
-        expected = label_loss(logits, labels)
+        expected = compute_label_loss(logits, labels)
         found = WeightedLoss().loss(SimpleNamespace(logits=logits), {"labels": labels})
         torch.testing.assert_close(found.total, expected.total)
         assert found.targets == expected.targets
     logits = LOGITS.reshape(2, 4, 3)
     expected, found = (
-        token_loss(logits, TAGS),
+        compute_token_loss(logits, TAGS),
         WeightedLoss().loss(SimpleNamespace(logits=logits), {"labels": TAGS}),
     )
     torch.testing.assert_close(found.total, expected.total)

@@ -40,13 +40,13 @@ class BatchMarker:
         """Return the tokens of a row of a batch: one sequence, or one for each side or ending."""
         if self.auto_class == "AutoModelForMultipleChoice":
             return [*self._iterate_endings(batch, row)]
-        read = self._mark_read(batch["input_ids"][row], _mask(batch)[row])
+        read = self._mark_read(batch["input_ids"][row], _get_mask(batch)[row])
         labels = batch["labels"]
         if self.auto_class == "AutoModelForSeq2SeqLM":
             return [ShownSequence("source", read), ShownSequence("target", self._mark_written(labels[row]))]
         if self.auto_class == "AutoModelForQuestionAnswering":
             start, end = labels[row].tolist()
-            return [ShownSequence("", _span(read, start, end))]
+            return [ShownSequence("", _mark_span(read, start, end))]
         if labels.shape == batch["input_ids"].shape:
             read = self._mark_labels(read, batch, row)
         starts = self._find_starts(batch, row) if self.packed else set()
@@ -105,7 +105,7 @@ class BatchMarker:
         labels = batch["labels"][row].tolist()
         if self.auto_class == "AutoModelForCausalLM":
             # The logits of a position predict the next token, which gets the mark.
-            length = int(_mask(batch)[row].sum())
+            length = int(_get_mask(batch)[row].sum())
             after = [ShownToken("", "ignored")] if labels[length - 1] != IGNORED else []
             read = [*read[:length], *after, *read[length:]]
             labels = [IGNORED, *labels][: len(read)]
@@ -150,7 +150,7 @@ class BatchMarker:
         return {place for place, number in enumerate(ids) if number == begin}
 
 
-def _mask(batch: Batch) -> torch.Tensor:
+def _get_mask(batch: Batch) -> torch.Tensor:
     from hfpipe.encoding.padding import make_token_mask
 
     return make_token_mask(batch)
@@ -162,7 +162,7 @@ def _mark_learned(token: ShownToken, target: str) -> ShownToken:
     return ShownToken(token.text, "masked", target)
 
 
-def _span(read: list[ShownToken], start: int, end: int) -> list[ShownToken]:
+def _mark_span(read: list[ShownToken], start: int, end: int) -> list[ShownToken]:
     return [
         replace(token, mark="target") if start <= place <= end else token for place, token in enumerate(read)
     ]

@@ -305,9 +305,9 @@ def list_provenance(run: Run) -> tuple[list[str], list[list[str]]]:
                 stage,
                 known.started.replace("T", " ").replace("+00:00", " UTC"),
                 number_format.format_duration(report.seconds),
-                describe_commit(known.git),
+                format_commit(known.git),
                 " ".join(map(quote, known.command)),
-                describe_machine(known.machine),
+                format_machine(known.machine),
                 f"{flops:.3g}" if flops else "",
                 f"{energy:.3g} kWh" if energy else "",
             ]
@@ -316,12 +316,12 @@ def list_provenance(run: Run) -> tuple[list[str], list[list[str]]]:
     return [head[number] for number in kept], [[row[number] for number in kept] for row in rows]
 
 
-def describe_commit(git: GitState | None) -> str:
+def format_commit(git: GitState | None) -> str:
     """Return the commit, and whether there were uncommitted changes."""
     return "" if git is None else git.commit[:12] + (" with changes" if git.dirty else "")
 
 
-def describe_machine(machine: Machine) -> str:
+def format_machine(machine: Machine) -> str:
     """Return processor, cores, memory and GPUs in one line."""
     memory = f", {number_format.format_bytes(machine.memory)}" if machine.memory else ""
     gpus = "".join(f"; {gpu}" for gpu in machine.gpus)

@@ -21,8 +21,13 @@ from accelerate.utils import extract_model_from_parallel
 from hfpipe.errors import StageError
 from hfpipe.modeling.attention.masks import omit_masks, runs_without_masks
 from hfpipe.modeling.attention.separate_documents import SeparateDocuments, choose_attention, find_separation
-from hfpipe.modeling.losses.chunked_loss import eager_softmax_gradient, softmax_gradient
-from hfpipe.modeling.losses.head_loss import find_separable_head, get_product_dtype, head_loss, identity_head
+from hfpipe.modeling.losses.chunked_loss import compute_softmax_gradient, compute_softmax_gradient_eagerly
+from hfpipe.modeling.losses.head_loss import (
+    compute_head_loss,
+    find_separable_head,
+    get_product_dtype,
+    identity_head,
+)
 from hfpipe.modeling.losses.losses import forward
 from hfpipe.modeling.losses.token_distillation import TokenDistillation
 from hfpipe.modeling.performance import compile_loss, compile_model, run_uncompiled
@@ -85,7 +90,7 @@ class TrainingStep:
         self.teaching = objective if isinstance(objective, TokenDistillation) else None
         self._chunked = chunked and (objective is None or self.teaching is not None)
         self.objective = objective or task.objective
-        self._kernel = eager_softmax_gradient
+        self._kernel = compute_softmax_gradient_eagerly
         self._head: nn.Linear | None = None
 
     def __call__(self, model: Any, batch: Batch) -> tuple[Any, Counted]:
@@ -131,7 +136,7 @@ class TrainingStep:
         assert positions is not None
         if self.teaching is not None:
             return self.teaching.head_loss(hidden, head, batch, self.smoothing, dtype=dtype)
-        return head_loss(hidden, head, batch, positions, self.smoothing, dtype=dtype, kernel=kernel)
+        return compute_head_loss(hidden, head, batch, positions, self.smoothing, dtype=dtype, kernel=kernel)
 
 
 class CompiledStep:
@@ -144,7 +149,7 @@ class CompiledStep:
         self._autocast = autocast
         loss = eager.objective.loss
         self._loss = compile_loss(loss) if eager.teaching is None else loss  # which is a loop over chunks
-        self._kernel = torch.compile(softmax_gradient, dynamic=False)
+        self._kernel = torch.compile(compute_softmax_gradient, dynamic=False)
         self._without_masks: bool | None = None
         compile_model(model, static=True)
 

@@ -3,7 +3,8 @@
 The logits of one chunk of positions at a time are computed, reduced to their loss, and overwritten by their
 gradient, which is added to the gradients of hidden states and weights at once; backward only multiplies these
 by the gradient of the loss. The same method as Liger-Kernel's fused linear cross-entropy (Hsu et al., 2024),
-in plain PyTorch. Where a model has already computed its logits, `chunked_loss` reduces them in the same way.
+in plain PyTorch. Where a model has already computed its logits, `compute_chunked_loss` reduces them in the
+same way.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ LOGITS = 2**24
 """Maximum number of logits in memory: 32 MiB in bfloat16, and a few times that without compilation."""
 
 Kernel = Callable[[Tensor, Tensor, float, int], tuple[Tensor, Tensor]]
-"""`eager_softmax_gradient`, or the compiled `softmax_gradient`."""
+"""`compute_softmax_gradient_eagerly`, or the compiled `compute_softmax_gradient`."""
 ChunkLoss = Callable[[Tensor, slice], tuple[Tensor, Tensor]]
 """Logits of a chunk, (rows, classes), and its place among all positions → summed loss, and its gradient in
 shape and dtype of the logits, which it may overwrite."""
@@ -42,15 +43,15 @@ def linear_cross_entropy(
     int64; targets equal to `ignored` do not count. The products are computed in `dtype`, softmax and sums
     in float32. Supports first derivatives only, and a single backward pass.
     """
-    compute = kernel or eager_softmax_gradient
+    compute = kernel or compute_softmax_gradient_eagerly
 
     def of_chunk(logits: Tensor, chunk: slice) -> tuple[Tensor, Tensor]:
         return compute(logits, targets[chunk], smoothing, ignored)
 
-    return chunked_linear_loss(hidden, weight, bias, of_chunk, dtype=dtype)
+    return compute_chunked_linear_loss(hidden, weight, bias, of_chunk, dtype=dtype)
 
 
-def chunked_linear_loss(
+def compute_chunked_linear_loss(
     hidden: Tensor, weight: Tensor, bias: Tensor | None, of_chunk: ChunkLoss, *, dtype: torch.dtype
 ) -> Tensor:
     """Return the sum of a loss over chunks of `hidden @ weight.T + bias`, float32, 0-d.
@@ -62,7 +63,7 @@ def chunked_linear_loss(
     return total
 
 
-def chunked_loss(logits: Tensor, of_chunk: ChunkLoss) -> Tensor:
+def compute_chunked_loss(logits: Tensor, of_chunk: ChunkLoss) -> Tensor:
     """Return the sum of a loss over chunks of logits (positions, classes), float32, 0-d.
 
     Only one chunk at a time is computed in float32; the gradient has the dtype of the logits. Supports first
@@ -72,7 +73,7 @@ def chunked_loss(logits: Tensor, of_chunk: ChunkLoss) -> Tensor:
     return total
 
 
-def softmax_gradient(
+def compute_softmax_gradient(
     logits: Tensor, targets: Tensor, smoothing: float, ignored: int
 ) -> tuple[Tensor, Tensor]:
     """Return the summed loss of logits (positions, classes) and its gradient, in their shape and dtype.
@@ -82,24 +83,24 @@ def softmax_gradient(
     scores = logits.float()
     named, counted = targets.clamp(min=0)[:, None], targets != ignored
     norm = scores.logsumexp(-1, keepdim=True)
-    total = _summed_loss(scores, norm, named, counted, smoothing)
+    total = _sum_loss(scores, norm, named, counted, smoothing)
     classes = scores.shape[-1]
     own = torch.arange(classes, device=scores.device) == named
     gradient = (scores - norm).exp() - own * (1 - smoothing) - smoothing / classes
     return total, (gradient * counted[:, None]).to(logits.dtype)
 
 
-def eager_softmax_gradient(
+def compute_softmax_gradient_eagerly(
     logits: Tensor, targets: Tensor, smoothing: float, ignored: int
 ) -> tuple[Tensor, Tensor]:
-    """Compute the same as `softmax_gradient`, with fewer passes over memory when not compiled.
+    """Compute the same as `compute_softmax_gradient`, with fewer passes over memory when not compiled.
 
     Logits in float32 are overwritten.
     """
     scores = logits.float()
     named, counted = targets.clamp(min=0)[:, None], targets != ignored
     norm = scores.logsumexp(-1, keepdim=True)
-    total = _summed_loss(scores, norm, named, counted, smoothing)
+    total = _sum_loss(scores, norm, named, counted, smoothing)
     gradient = scores.sub_(norm).exp_()
     if smoothing:
         gradient -= smoothing / gradient.shape[-1]
@@ -108,7 +109,7 @@ def eager_softmax_gradient(
     return total, gradient.to(logits.dtype)
 
 
-def _summed_loss(scores: Tensor, norm: Tensor, named: Tensor, counted: Tensor, smoothing: float) -> Tensor:
+def _sum_loss(scores: Tensor, norm: Tensor, named: Tensor, counted: Tensor, smoothing: float) -> Tensor:
     """Return the summed loss of the `counted` positions; `norm` and `named` have shape (positions, 1)."""
     losses = (1 - smoothing) * (norm - scores.gather(1, named))
     if smoothing:

@@ -86,7 +86,7 @@ def get_product_dtype(head: nn.Linear, device: torch.device) -> torch.dtype:
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else head.weight.dtype
 
 
-def head_loss(
+def compute_head_loss(
     hidden: Tensor,
     head: nn.Linear,
     batch: Batch,
@@ -96,7 +96,7 @@ def head_loss(
     dtype: torch.dtype,
     kernel: Kernel | None = None,
 ) -> Counted:
-    """Return the value of `token_loss` from hidden states (rows, length, size) instead of logits."""
+    """Return the value of `compute_token_loss` from hidden states (rows, length, size) instead of logits."""
     labels = batch["labels"]
     total = linear_cross_entropy(
         hidden.reshape(-1, hidden.shape[-1])[positions],

@@ -123,7 +123,7 @@ def select_target_logits(logits: Tensor, positions: Tensor) -> Tensor:
     return logits.float()
 
 
-def token_loss(
+def compute_token_loss(
     logits: Tensor, labels: Tensor, smoothing: float = 0.0, positions: Tensor | None = None
 ) -> Counted:
     """Return the summed cross-entropy in nats over the positions with a target.
@@ -144,7 +144,7 @@ def token_loss(
     return Counted(total, (labels != IGNORED).sum())
 
 
-def token_columns(logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
+def compute_token_columns(logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
     """Return nats, tokens and correct predictions of each row: float64 and int64, shape (rows,)."""
     positions = find_target_positions(labels)
     rows = positions // labels.shape[1]
@@ -160,7 +160,7 @@ def token_columns(logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
     }
 
 
-def label_loss(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Counted:
+def compute_label_loss(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Counted:
     """Return the summed loss of labels; dtype and shape of the labels determine the loss.
 
     int64 (rows,): cross-entropy; float (rows, classes): binary cross-entropy, counted per class;
@@ -175,7 +175,7 @@ def label_loss(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Counte
     return Counted(F.mse_loss(logits.squeeze(-1), labels, reduction="sum"), count)
 
 
-def label_columns(logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
+def compute_label_columns(logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
     """Return reference, prediction, scores and nats of each row, in the format of classification metrics."""
     logits = logits.float()
     if not labels.is_floating_point():

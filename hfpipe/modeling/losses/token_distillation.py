@@ -18,9 +18,9 @@ from torch.nn import functional as F
 
 from hfpipe.modeling.losses.chunked_loss import (
     ChunkLoss,
-    chunked_linear_loss,
-    chunked_loss,
-    softmax_gradient,
+    compute_chunked_linear_loss,
+    compute_chunked_loss,
+    compute_softmax_gradient,
 )
 from hfpipe.modeling.losses.head_loss import find_separable_head, get_product_dtype, identity_head
 from hfpipe.modeling.losses.losses import IGNORED, forward
@@ -127,7 +127,9 @@ class TokenDistillation(TrainingLoss):
         logits = outputs.logits
         if logits.dim() == 3:
             logits = logits.reshape(-1, logits.shape[-1])[self._find_positions(batch)]
-        return Counted(chunked_loss(logits, self._create_chunk_loss(batch, smoothing)), self.count(batch))
+        return Counted(
+            compute_chunked_loss(logits, self._create_chunk_loss(batch, smoothing)), self.count(batch)
+        )
 
     def head_loss(
         self, hidden: Tensor, head: nn.Linear, batch: Batch, smoothing: float, *, dtype: torch.dtype
@@ -135,7 +137,7 @@ class TokenDistillation(TrainingLoss):
         """Return the value of `loss` from hidden states (rows, length, size) instead of logits."""
         hidden = hidden.reshape(-1, hidden.shape[-1])[self._find_positions(batch)]
         of_chunk = self._create_chunk_loss(batch, smoothing)
-        total = chunked_linear_loss(hidden, head.weight, head.bias, of_chunk, dtype=dtype)
+        total = compute_chunked_linear_loss(hidden, head.weight, head.bias, of_chunk, dtype=dtype)
         return Counted(total, self.count(batch))
 
     def _find_positions(self, batch: Batch) -> Tensor:
@@ -154,7 +156,7 @@ class TokenDistillation(TrainingLoss):
                 taught = each[chunk] if layer is None else F.linear(each[chunk], *layer)
                 soft += fit_columns(taught.float() / self.temperature, logits.shape[-1]).softmax(-1)
             soft /= len(states)
-            return distillation_gradient(
+            return compute_distillation_gradient(
                 logits, targets[chunk], soft, self.temperature, self.weight, smoothing
             )
 
@@ -169,7 +171,7 @@ def fit_columns(logits: Tensor, columns: int) -> Tensor:
     return F.pad(logits, (0, columns - logits.shape[-1]), value=-torch.inf)
 
 
-def distillation_gradient(
+def compute_distillation_gradient(
     logits: Tensor, targets: Tensor, soft: Tensor, temperature: float, weight: float, smoothing: float = 0.0
 ) -> tuple[Tensor, Tensor]:
     """Return the summed loss of logits (positions, vocabulary), and its gradient in their shape and dtype.
@@ -181,7 +183,7 @@ def distillation_gradient(
     scaled = (logits.float() / temperature).log_softmax(-1)
     divergence = ((torch.xlogy(soft, soft) - soft * scaled).sum(-1) * counted).sum()
     towards = (scaled.exp() - soft) * counted[:, None]
-    labels, gradient = softmax_gradient(logits.float(), targets, smoothing, IGNORED)
+    labels, gradient = compute_softmax_gradient(logits.float(), targets, smoothing, IGNORED)
     total = (1 - weight) * labels + weight * temperature**2 * divergence
     gradient = (1 - weight) * gradient + weight * temperature * towards
     return total, gradient.to(logits.dtype)

@@ -65,9 +65,9 @@ class WeightedLoss(TrainingLoss):
         logits, labels = outputs.logits.float(), batch["labels"]
         rows, weights = _get_row_weights(batch), self._move_weights(labels)
         if not labels.is_floating_point():
-            each = _cross_entropy(logits, labels, weights, self.focal, smoothing)
+            each = _compute_cross_entropy(logits, labels, weights, self.focal, smoothing)
         elif labels.dim() == 2:
-            each = _binary_cross_entropy(logits, labels, weights, self.focal)
+            each = _compute_binary_cross_entropy(logits, labels, weights, self.focal)
         else:
             each = F.mse_loss(logits.squeeze(-1), labels, reduction="none")
         return Counted((each * rows).sum(), self.count(batch))
@@ -91,7 +91,7 @@ def _weigh_targets(labels: Tensor, weights: Tensor | None) -> Tensor:
     return there.float() if weights is None else weights[labels.clamp(min=0)] * there
 
 
-def _cross_entropy(
+def _compute_cross_entropy(
     logits: Tensor, labels: Tensor, weights: Tensor | None, focal: float, smoothing: float
 ) -> Tensor:
     """Return the weighted loss of each target, 0 where there is none, in the shape of the labels."""
@@ -103,7 +103,9 @@ def _cross_entropy(
     return each.reshape(labels.shape)
 
 
-def _binary_cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor | None, focal: float) -> Tensor:
+def _compute_binary_cross_entropy(
+    logits: Tensor, labels: Tensor, weights: Tensor | None, focal: float
+) -> Tensor:
     each = F.binary_cross_entropy_with_logits(logits, labels, pos_weight=weights, reduction="none")
     return each * _compute_focal_factor((logits * (1 - 2 * labels)).sigmoid(), focal) if focal else each
 

@@ -36,7 +36,7 @@ def check_columns(
     there = artifacts.get_columns(data, above, facts)
     for column in task.columns:
         if there is not None and column not in there:
-            message = describe_missing("column", column, data, there)
+            message = explain_missing("column", column, data, there)
             keys = [key for key, value in task if value == column][:1]
             if not keys or keys[0] in task.model_fields_set:
                 yield Problem(message, (*where, *keys))
@@ -44,14 +44,14 @@ def check_columns(
                 yield Problem(f"{message} (the task's {keys[0]!r} names another)", where)
 
 
-def describe_missing(what: str, name: str, data: Place, there: set[str]) -> str:
+def explain_missing(what: str, name: str, data: Place, there: set[str]) -> str:
     """Return that a data set has no column or split of this name, and the most similar one."""
     close = find_similar_name(name, there)
     tail = f"; did you mean {close!r}?" if close else f"; it has {join_names(sorted(there))}"
     return f"{data} has no {what} {name!r}{tail}"
 
 
-def describe_dropped(data: Place, facts: Facts) -> str:
+def explain_dropped(data: Place, facts: Facts) -> str:
     """Return which rows a data set has dropped, as a possible reason for missing values."""
     known_facts = facts.get(data.stage or "")
     if known_facts is None or not known_facts.dropped:
@@ -68,7 +68,7 @@ def check_dataset(stage: Dataset, above: Above, facts: Facts) -> Iterator[Proble
     if source is not None and given is not None:
         for ours, theirs in stage.columns.items():
             if theirs.partition(".")[0] not in given:
-                yield Problem(describe_missing("column", theirs, source, given), ("columns", ours))
+                yield Problem(explain_missing("column", theirs, source, given), ("columns", ours))
     there = set(stage.columns) or given
     if there is None:
         return  # all columns of the source are kept, and known only after reading it
@@ -92,4 +92,4 @@ def check_tokenizer(stage: Tokenizer, above: Above, facts: Facts) -> Iterator[Pr
     for number, column in enumerate(stage.text):
         if there is not None and column not in there:
             path = ("text", number) if "text" in stage.model_fields_set else ("data",)
-            yield Problem(describe_missing("column", column, stage.data, there), path)
+            yield Problem(explain_missing("column", column, stage.data, there), path)

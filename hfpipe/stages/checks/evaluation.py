@@ -11,7 +11,7 @@ from hfpipe.errors import Problem
 from hfpipe.evaluation.class_alignment import AlignedSystem, align, find_alignment_problems
 from hfpipe.recipe.messages import find_similar_name, suggest
 from hfpipe.stages import artifacts, embedding_rows
-from hfpipe.stages.checks.columns import Above, Facts, check_columns, describe_dropped, describe_missing
+from hfpipe.stages.checks.columns import Above, Facts, check_columns, explain_dropped, explain_missing
 from hfpipe.stages.checks.models import check_architecture, check_length
 from hfpipe.stages.repeats.members import get_data_split
 from hfpipe.stages.scoring.bounds import check_bounds
@@ -32,7 +32,7 @@ def check_evaluation(stage: Evaluate, above: Above, facts: Facts, base: Path) ->
     if found is not None and get_data_split(stage.split) not in found:
         path = ("split",) if "split" in stage.model_fields_set else ("data",)
         yield Problem(
-            describe_missing("split", stage.split, stage.data, found) + describe_dropped(stage.data, facts),
+            explain_missing("split", stage.split, stage.data, found) + explain_dropped(stage.data, facts),
             path,
         )
     trained = above.get(stage.model.stage or "")

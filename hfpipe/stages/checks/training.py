@@ -14,7 +14,7 @@ from hfpipe.recipe.training.defaults import find_schedule_fault
 from hfpipe.references.places import Place
 from hfpipe.report import DataFacts
 from hfpipe.stages import artifacts
-from hfpipe.stages.checks.columns import Above, Facts, check_columns, describe_dropped
+from hfpipe.stages.checks.columns import Above, Facts, check_columns, explain_dropped
 from hfpipe.stages.checks.models import check_adapter, check_model
 from hfpipe.task import TaskConfig
 from hfpipe.tasks import TASKS
@@ -67,7 +67,7 @@ def _check_validation(stage: TrainStage, above: Above, facts: Facts) -> Iterator
         message = (
             f"{path[-1]} needs a validation split, and {stage.data} has only {join_names(sorted(found))}"
         )
-        message += describe_dropped(stage.data, facts)
+        message += explain_dropped(stage.data, facts)
         yield Problem(f"{message}; add {advise(split={'validation': 0.05})} to that stage", path)
 
 

@@ -13,7 +13,7 @@ import torch
 from hfpipe.encoding.padding import pad, pad_inputs
 from hfpipe.metrics.baselines.ngrams import NGrams
 from hfpipe.metrics.scores.language import create_language_metrics
-from hfpipe.modeling.losses.losses import IGNORED, token_columns
+from hfpipe.modeling.losses.losses import IGNORED, compute_token_columns
 from hfpipe.runtime import Baseline, Encoder, Evaluator, ModelSetup, TaskRuntime
 from hfpipe.tasks.shared.documents import (
     compute_targets,
@@ -112,7 +112,7 @@ class CausalLMEvaluator(Evaluator):
 
     def outputs_to_columns(self, outputs: Any, batch: Batch) -> Batch:
         lost = {"lost": batch["_lost"]} if "_lost" in batch else {}
-        return {**token_columns(outputs.logits, batch["labels"]), **lost}
+        return {**compute_token_columns(outputs.logits, batch["labels"]), **lost}
 
     def columns_by_row(
         self, columns: Columns, row_index: np.ndarray, rows: Rows, facts: DataFacts

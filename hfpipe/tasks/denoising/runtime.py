@@ -13,7 +13,7 @@ from hfpipe.advice import advise
 from hfpipe.encoding.padding import pad, pad_inputs
 from hfpipe.errors import Problem, StageError
 from hfpipe.metrics.scores.language import create_language_metrics
-from hfpipe.modeling.losses.losses import IGNORED, forward, token_columns
+from hfpipe.modeling.losses.losses import IGNORED, compute_token_columns, forward
 from hfpipe.modeling.random import create_generator
 from hfpipe.runtime import Encoder, Evaluator, Generator, ModelSetup, TaskRuntime
 from hfpipe.tasks.denoising.span_corruption import (
@@ -130,7 +130,7 @@ class SpanGenerator(Generator):
 
     def generate(self, model: Any, batch: Batch, tokenizer: PreTrainedTokenizerBase) -> Columns:
         outputs = forward(model, batch, self.objective.positions(batch))
-        foreseen = token_columns(outputs.logits, batch["labels"])
+        foreseen = compute_token_columns(outputs.logits, batch["labels"])
         limit = {"max_new_tokens": self.length} | self.generation.model_dump(exclude_none=True)
         out = generate_texts(model, batch, tokenizer, self.generation.model_copy(update=limit))
         return {"prediction": out.texts} | {name: tensor.cpu().numpy() for name, tensor in foreseen.items()}
@@ -143,7 +143,7 @@ class DenoisingEvaluator(Evaluator):
     config: Denoising
 
     def outputs_to_columns(self, outputs: Any, batch: Batch) -> Batch:
-        return token_columns(outputs.logits, batch["labels"])
+        return compute_token_columns(outputs.logits, batch["labels"])
 
     def format_predictions(self, columns: Columns, rows: Rows, facts: DataFacts) -> list[dict[str, Any]]:
         if "prediction" in columns:

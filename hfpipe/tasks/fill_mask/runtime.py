@@ -15,7 +15,7 @@ from hfpipe.metrics.metric import Loss, to_object_array
 from hfpipe.metrics.scores.classification import create_single_label_metrics
 from hfpipe.metrics.scores.cloze import Frequent, create_cloze_metrics
 from hfpipe.metrics.scores.ranking import create_ranking_metrics
-from hfpipe.modeling.losses.losses import token_columns
+from hfpipe.modeling.losses.losses import compute_token_columns
 from hfpipe.runtime import Baseline, Encoder, Evaluator, Generator, TaskRuntime
 from hfpipe.tasks.fill_mask.decoding import fill_blanks, score_classes
 from hfpipe.tasks.fill_mask.encoding import collate_blanks, encode_blanks, split_at_blank
@@ -132,7 +132,7 @@ class FillMaskEvaluator(Evaluator):
     config: FillMask
 
     def outputs_to_columns(self, outputs: Any, batch: Batch) -> Batch:
-        return token_columns(outputs.logits, batch["labels"])
+        return compute_token_columns(outputs.logits, batch["labels"])
 
     def columns_by_row(
         self, columns: Columns, row_index: np.ndarray, rows: Rows, facts: DataFacts

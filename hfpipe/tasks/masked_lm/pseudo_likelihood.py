@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from hfpipe.modeling.losses.losses import IGNORED, find_target_positions, forward, token_columns
+from hfpipe.modeling.losses.losses import IGNORED, compute_token_columns, find_target_positions, forward
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -51,6 +51,6 @@ def _score_example(model: Any, ids: torch.Tensor, targets: torch.Tensor, mask: i
         inputs[copies, chunk] = mask
         batch = {"input_ids": inputs, "attention_mask": torch.ones_like(inputs)}
         logits = forward(model, batch, find_target_positions(labels)).logits
-        for name, column in token_columns(logits, labels).items():
+        for name, column in compute_token_columns(logits, labels).items():
             sums[name] += column.sum().item()
     return sums

@@ -12,7 +12,7 @@ from hfpipe.encoding.padding import pad, pad_inputs
 from hfpipe.errors import Problem, StageError
 from hfpipe.metrics.scores.language import create_language_metrics, create_pseudo_likelihood_metrics
 from hfpipe.metrics.scores.sentences import NextSentenceAccuracy, NextSentenceLoss
-from hfpipe.modeling.losses.losses import IGNORED, token_columns, token_loss
+from hfpipe.modeling.losses.losses import IGNORED, compute_token_columns, compute_token_loss
 from hfpipe.modeling.random import create_generator
 from hfpipe.runtime import Encoder, Evaluator, Generator, ModelSetup, Objective, TaskRuntime
 from hfpipe.tasks.masked_lm.masking import mask_tokens
@@ -132,7 +132,7 @@ class TokensAndPairs(Objective):
     def loss(self, outputs: Any, batch: Batch, smoothing: float = 0.0) -> Counted:
         pairs = compute_pair_loss(outputs.seq_relationship_logits, batch["_next_sentence"])
         logits, labels = outputs.prediction_logits, batch["labels"]
-        return combine_losses(token_loss(logits, labels, smoothing, batch.get("_positions")), pairs)
+        return combine_losses(compute_token_loss(logits, labels, smoothing, batch.get("_positions")), pairs)
 
 
 class PseudoLikelihood(Generator):
@@ -154,9 +154,9 @@ class MaskedLMEvaluator(Evaluator):
 
     def outputs_to_columns(self, outputs: Any, batch: Batch) -> Batch:
         if not self.config.next_sentence:
-            return token_columns(outputs.logits, batch["labels"])
+            return compute_token_columns(outputs.logits, batch["labels"])
         pairs = compute_pair_columns(outputs.seq_relationship_logits, batch["_next_sentence"])
-        return token_columns(outputs.prediction_logits, batch["labels"]) | pairs
+        return compute_token_columns(outputs.prediction_logits, batch["labels"]) | pairs
 
     def columns_by_row(
         self, columns: Columns, row_index: np.ndarray, rows: Rows, facts: DataFacts

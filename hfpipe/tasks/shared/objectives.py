@@ -7,7 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from hfpipe.modeling.losses.losses import IGNORED, find_target_positions, label_loss, token_loss
+from hfpipe.modeling.losses.losses import (
+    IGNORED,
+    compute_label_loss,
+    compute_token_loss,
+    find_target_positions,
+)
 from hfpipe.runtime import Objective
 
 if TYPE_CHECKING:
@@ -31,7 +36,7 @@ class TokenCrossEntropy(Objective):
         return (batch["labels"] != IGNORED).sum()
 
     def loss(self, outputs: Any, batch: Batch, smoothing: float = 0.0) -> Counted:
-        return token_loss(outputs.logits, batch["labels"], smoothing, batch.get("_positions"))
+        return compute_token_loss(outputs.logits, batch["labels"], smoothing, batch.get("_positions"))
 
 
 class TokenLabelLoss(Objective):
@@ -41,7 +46,7 @@ class TokenLabelLoss(Objective):
         return (batch["labels"] != IGNORED).sum()
 
     def loss(self, outputs: Any, batch: Batch, smoothing: float = 0.0) -> Counted:
-        return token_loss(outputs.logits, batch["labels"], smoothing)
+        return compute_token_loss(outputs.logits, batch["labels"], smoothing)
 
 
 class LabelLoss(Objective):
@@ -51,4 +56,4 @@ class LabelLoss(Objective):
         return torch.tensor(batch["labels"].numel())
 
     def loss(self, outputs: Any, batch: Batch, smoothing: float = 0.0) -> Counted:
-        return label_loss(outputs.logits, batch["labels"], smoothing)
+        return compute_label_loss(outputs.logits, batch["labels"], smoothing)

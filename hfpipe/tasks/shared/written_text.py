@@ -12,7 +12,7 @@ import numpy as np
 from hfpipe.errors import Problem
 from hfpipe.metrics.metric import to_object_array
 from hfpipe.metrics.scores.language import create_language_metrics
-from hfpipe.modeling.losses.losses import token_columns
+from hfpipe.modeling.losses.losses import compute_token_columns
 from hfpipe.modeling.random import create_generator
 from hfpipe.runtime import Evaluator, Generator, ModelSetup
 from hfpipe.tasks.shared.generation import configure_generation, generate_texts
@@ -117,7 +117,7 @@ class GeneratedTextEvaluator(Evaluator):
         return self.scoring.configure(rows)
 
     def outputs_to_columns(self, outputs: Any, batch: Batch) -> Batch:
-        return token_columns(outputs.logits, batch["labels"])
+        return compute_token_columns(outputs.logits, batch["labels"])
 
     def columns_by_row(
         self, columns: Columns, row_index: np.ndarray, rows: Rows, facts: DataFacts

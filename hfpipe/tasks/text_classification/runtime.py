@@ -17,7 +17,7 @@ from hfpipe.metrics.baselines.text import Majority, TextBaseline, Tfidf
 from hfpipe.metrics.scores.classification import create_multi_label_metrics, create_single_label_metrics
 from hfpipe.metrics.scores.ranking import Spearman, create_ranking_metrics
 from hfpipe.metrics.scores.regression import create_regression_metrics
-from hfpipe.modeling.losses.losses import label_columns
+from hfpipe.modeling.losses.losses import compute_label_columns
 from hfpipe.runtime import Baseline, Encoder, Evaluator, TaskRuntime
 from hfpipe.tasks.shared.objectives import LabelLoss
 from hfpipe.tasks.shared.row_values import require_valid_labels
@@ -97,7 +97,7 @@ class TextClassificationEvaluator(Evaluator):
     config: TextClassification
 
     def outputs_to_columns(self, outputs: Any, batch: Batch) -> Batch:
-        return label_columns(outputs.logits, batch["labels"])
+        return compute_label_columns(outputs.logits, batch["labels"])
 
     def columns_by_row(
         self, columns: Columns, row_index: np.ndarray, rows: Rows, facts: DataFacts

@@ -19,7 +19,7 @@ from hfpipe.metrics.scores.entities import (
     extract_entities,
 )
 from hfpipe.metrics.scores.language import TokenLoss
-from hfpipe.modeling.losses.losses import IGNORED, token_columns
+from hfpipe.modeling.losses.losses import IGNORED, compute_token_columns
 from hfpipe.runtime import Baseline, Encoder, Evaluator, TaskRuntime
 from hfpipe.tasks.shared.objectives import TokenLabelLoss
 from hfpipe.tasks.shared.sliding_windows import encode_sliding_windows
@@ -115,7 +115,7 @@ class TokenClassificationEvaluator(Evaluator):
             name: [row[taken >= 0].tolist() for row, taken in zip(each, words, strict=True)]
             for name, each in predicted.items()
         }
-        return {**lists, **token_columns(outputs.logits, batch["labels"])}
+        return {**lists, **compute_token_columns(outputs.logits, batch["labels"])}
 
     def columns_by_row(
         self, columns: Columns, row_index: np.ndarray, rows: Rows, facts: DataFacts
