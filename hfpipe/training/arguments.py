@@ -71,7 +71,7 @@ def compute_steps(training: Mapping[str, Any], examples: int, tokens: int, total
 
 
 def expects_bf16(training: Mapping[str, Any]) -> bool:
-    """Return whether a training will probably use bfloat16; `speed_choice` decides by measuring."""
+    """Return whether a training will probably use bfloat16; `Speed` is chosen later, by measuring."""
     wanted = training.get("bf16", "auto")
     return supports_bf16() and not training.get("fp16", False) if wanted == "auto" else bool(wanted)
 

@@ -11,8 +11,8 @@ is faster; in eager mode, attention with a softmax in float32 took two to three 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -39,18 +39,23 @@ def eager_kernels(model: nn.Module) -> Iterator[None]:
         yield
 
 
-@contextmanager
-def use_eager_attention() -> Iterator[None]:
-    """Temporarily make every model with `sdpa` attention use `_attend`.
+def use_eager_attention() -> AbstractContextManager[None]:
+    """Temporarily make every model with `sdpa` attention use `_attend`."""
+    return replace_attention(REPLACED, _attend)
 
-    The function is replaced, not its name, because masks and some models depend on the name.
+
+@contextmanager
+def replace_attention(name: str, attend: Callable[..., Any]) -> Iterator[None]:
+    """Temporarily replace the function of an attention implementation.
+
+    Its name is kept, because masks and some models depend on it.
     """
-    usual = AttentionInterface()[REPLACED]
-    AttentionInterface.register(REPLACED, _attend)
+    usual = AttentionInterface()[name]
+    AttentionInterface.register(name, attend)
     try:
         yield
     finally:
-        AttentionInterface.register(REPLACED, usual)
+        AttentionInterface.register(name, usual)
 
 
 def are_products_faster(query: Tensor, key: Tensor, dropout: float) -> bool:

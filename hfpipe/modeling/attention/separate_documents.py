@@ -13,15 +13,16 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from transformers import AttentionInterface, AttentionMaskInterface
+from transformers import AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import and_masks, packed_sequence_mask_function, sdpa_mask
 
+from hfpipe.modeling.attention.cpu import replace_attention
 from hfpipe.modeling.attention.masks import block_mask, use_attention
 
 if TYPE_CHECKING:
@@ -167,18 +168,9 @@ def _create_flash_arguments(batch: Batch) -> Any:
     }
 
 
-@contextmanager
-def _replace_kernel(name: str) -> Iterator[None]:
+def _replace_kernel(name: str) -> AbstractContextManager[None]:
     """Temporarily compute FlashAttention, which needs a GPU and half precision, by SDPA."""
-    if not _is_flash(name):
-        yield
-        return
-    usual = AttentionInterface()[name]
-    AttentionInterface.register(name, _attend_within_bounds)
-    try:
-        yield
-    finally:
-        AttentionInterface.register(name, usual)
+    return replace_attention(name, _attend_within_bounds) if _is_flash(name) else nullcontext()
 
 
 def _attend_within_bounds(
@@ -249,14 +241,12 @@ def _supports_flex_attention(model: PreTrainedModel) -> bool:
 
     ids = torch.zeros((1, PROBE), dtype=torch.int64, device=model.device)
     more = {"use_cache": False} if model.can_generate() else {}
-    training, usual = model.training, AttentionInterface()[SDPA]
-    AttentionInterface.register(SDPA, probe)
+    devices = [model.device] if model.device.type == "cuda" else []
+    training = model.training
     model.train()
     try:
-        devices = [model.device] if model.device.type == "cuda" else []
-        with torch.random.fork_rng(devices), torch.no_grad():
+        with replace_attention(SDPA, probe), torch.random.fork_rng(devices), torch.no_grad():
             model(input_ids=ids, **more)
     finally:
-        AttentionInterface.register(SDPA, usual)
         model.train(training)
     return bool(fine) and all(fine)
