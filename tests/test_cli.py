@@ -122,7 +122,7 @@ def test_plan_says_done_or_why(finished: tuple[Path, Path], capsys: pytest.Captu
     ]
     assert lines[6].startswith("    input topics: ")
     assert len(lines) == 8
-    assert re.match(r"    [\d,]+ rows (show a difference in accuracy from|are too few)", lines[7])
+    assert re.match(r"    [\d,]+ rows (can show a difference of|are too few)", lines[7])
 
 
 def test_a_bound_that_is_not_met_ends_with_1_and_the_table_each_time(

@@ -304,7 +304,7 @@ def planned(rows: int, **settings: Any) -> list[str]:
 
 def test_a_plan_says_what_the_rows_can_show_and_warns_of_a_bound_that_asks_for_more() -> None:
     first, grouped = planned(200)
-    assert first.startswith("200 rows show a difference in accuracy from 0.088 on (power 80 %, p < 0.05")
+    assert first.startswith("200 rows can show a difference of 0.088 or more in the share of correct rows")
     assert grouped.startswith("rows of one document_id are resampled together")
     beats = {"beats": "tfidf", "by": 0.02}
     [*_, warning] = planned(200, cluster=False, require={"accuracy": beats})

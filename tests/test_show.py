@@ -193,6 +193,7 @@ def test_rows_are_shown_in_a_pipe_and_as_a_page(tmp_path: Path, capsys: pytest.C
     assert re.search(r"⟦In ?.*sea ?\. ?<\|im_end\|>⟧", text), "an answer and its end are learned"
     assert "tool" in text
     assert "chat template of the tokenizer:" in text
+    assert "None" not in text, "options that the recipe does not set"
     assert "\x1b" not in text
     assert main([*arguments, "--format", "html"]) == 0
     page = capsys.readouterr().out

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -153,11 +153,19 @@ def _create_example(
 
 def _list_facts(found: EncodedStage) -> Iterator[tuple[str, str]]:
     task, texts = found.task.model_dump(mode="json"), found.task.templates
-    chosen = {name: value for name, value in task.items() if value not in (None, [], {}, False)}
+    chosen = _drop_unset(task)
     yield "task", ", ".join(f"{name}: {value}" for name, value in chosen.items() if name not in texts)
     yield "examples", f"{len(found.examples):,}, {format_count(int(found.examples.lengths.sum()))} tokens"
     if found.ledger.get("truncated"):
         yield "truncated", f"{found.ledger['truncated']:,} tokens of texts that are too long"
+
+
+def _drop_unset(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings that have a value, also inside of mappings, such as the options of `generation`."""
+    inner = {
+        name: _drop_unset(value) if isinstance(value, Mapping) else value for name, value in settings.items()
+    }
+    return {name: value for name, value in inner.items() if value not in (None, [], {}, False)}
 
 
 def _list_templates(task: TaskConfig, tokenizer: PreTrainedTokenizerBase) -> Iterator[tuple[str, str]]:

@@ -34,8 +34,9 @@ def format_power_notes(stage: Evaluate, task: TaskConfig | None, facts: DataFact
         yield f"warning: {rows:,} rows are too few to show any difference; evaluate more rows"
         return
     yield (
-        f"{rows:,} rows show a difference in accuracy from {smallest:.3f} on (power {100 * POWER:.0f} %, "
-        f"p < {SIGNIFICANT:g}, two systems that disagree on {100 * DISAGREEMENT:.0f} % of the rows)"
+        f"{rows:,} rows can show a difference of {smallest:.3f} or more in the share of correct rows "
+        f"(power {100 * POWER:.0f} %, p < {SIGNIFICANT:g}, two systems that disagree on "
+        f"{100 * DISAGREEMENT:.0f} % of the rows)"
     )
     cluster = select_cluster_column(stage.cluster, task, facts)
     if cluster is not None:
