@@ -15,15 +15,20 @@ import small
 
 import hfpipe
 from hfpipe import api
-from hfpipe.contract import Advance
+from hfpipe.contract import Advance, RunContext, silent
 from hfpipe.errors import RecipeError
+from hfpipe.interruption import StopRequest
 from hfpipe.metrics.paired import compare_series, score_series
 from hfpipe.metrics.repeated import average_series, split_variance
 from hfpipe.metrics.resampling import draw_poisson_weights, sample_independent_rows
 from hfpipe.metrics.series import Series
-from hfpipe.report import Score
+from hfpipe.report import Report, Score
 from hfpipe.reporting.html import render_comparison, render_page
+from hfpipe.runner import PlannedStage
+from hfpipe.runner.execute import make_stage_file
 from hfpipe.stages.repeats.group import measure_checkpoint_noise
+from hfpipe.stages.repeats.members import get_encoded_folder
+from hfpipe.store.store import Store
 
 
 def recipe_with(**settings: Any) -> dict[str, Any]:
@@ -57,6 +62,36 @@ def test_a_seed_of_a_stage_gives_the_key_that_the_recipe_s_seed_would_give(tmp_p
 def test_a_recipe_without_repetitions_has_no_new_settings_in_its_keys(tmp_path: Path) -> None:
     steps = hfpipe.plan(hfpipe.load(small.write(tmp_path, small.recipe())))
     assert not {"seed", "seeds"} & {key for step in steps for key in step.identity.decisive}
+
+
+@pytest.mark.parametrize("other", ["topics-large@1", "topics@length=48@1"])
+def test_trainings_that_have_ended_leave_the_encoded_data_of_others(other: str, tmp_path: Path) -> None:
+    recipe = recipe_with(seeds=[1, 2])
+    stages = recipe["stages"]
+    if "=" in other:
+        recipe["matrix"] = {"topics.task.length": [32, 48]}
+        stages["topics"]["task"] = {"kind": "text-classification", "length": 32}
+        group = "topics@length=32"
+    else:
+        stages["topics-large"] = stages["topics"] | {"task": {"kind": "text-classification", "length": 48}}
+        group = "topics"
+    del stages["score"]
+    loaded = hfpipe.load(small.write(tmp_path, recipe))
+    steps = {step.name: step for step in hfpipe.plan(loaded, tmp_path)}
+    store, encoded, ended = Store(tmp_path / "small"), {}, [f"{group}@1", f"{group}@2"]
+    for name in (*ended, other):
+        store.begin(steps[name].folder, make_stage_file(loaded, steps[name]))
+        encoded[name] = get_encoded_folder(context(steps[name]), cut_from_all=False)
+        encoded[name].mkdir(parents=True, exist_ok=True)
+    for name in ended:
+        store.finish(steps[name].folder, Report(kind="finetune", summary=""))
+    inputs = {name: steps[name].folder for name in ended}
+    steps[group].stage.run(replace(context(steps[group]), inputs=inputs))
+    assert [name for name, folder in encoded.items() if folder.exists()] == [other]
+
+
+def context(step: PlannedStage) -> RunContext:
+    return RunContext(step.name, step.folder, step.folder, 1, {}, silent, StopRequest())
 
 
 def test_the_same_seeds_above_and_below_go_together(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,9 +12,8 @@ from hfpipe.errors import Problem
 from hfpipe.number_format import format_number
 from hfpipe.references.places import ModelPlace
 from hfpipe.report import DataFacts, Report
-from hfpipe.stages.repeats.members import REPEATED, SHARED
+from hfpipe.stages.repeats.members import REPEATED, get_owner, remove_encoded
 from hfpipe.stages.train import TrainStage
-from hfpipe.store.stage_names import get_plain_name
 from hfpipe.store.store import read_report
 
 CHECKPOINTS = range(3, 6)
@@ -48,8 +46,7 @@ class RepeatedTraining(TrainStage):
 
     def run(self, ctx: RunContext) -> Report:
         reports = {name: read_report(ctx.inputs[name]) for name in self.members}
-        for scratch in (ctx.folder.parent / SHARED).glob(f"{get_plain_name(ctx.name)}-*"):
-            shutil.rmtree(scratch, ignore_errors=True)  # all stages that need the encoded data are done
+        remove_encoded(ctx.folder.parent, get_owner(ctx.name))
         spread = compute_validation_spread({name: report.facts for name, report in reports.items()})
         what = "seeds" if self.seeds is not None else "folds"
         return Report(

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock
 
 from hfpipe.contract import RunContext
+from hfpipe.errors import StageError
 from hfpipe.references.places import ModelPlace, Place
 from hfpipe.store.identity import KEY_LENGTH
 from hfpipe.store.stage_names import MARK, get_plain_name
@@ -54,13 +56,33 @@ def get_encoded_folder(ctx: RunContext, *, cut_from_all: bool) -> Path:
     """
     if not is_member(ctx.name):
         return ctx.work / "encoded"
-    made = read_stage(ctx.folder).identity
+    return _get_shared_folder(ctx.name, ctx.folder, cut_from_all=cut_from_all)
+
+
+def _get_shared_folder(name: str, folder: Path, *, cut_from_all: bool) -> Path:
+    made = read_stage(folder).identity
     packed = bool(made.settings.get("fold")) and cut_from_all
     unread = UNREAD if packed else (*UNREAD, "folds", "fold")
     settings = {name: value for name, value in made.settings.items() if name not in unread}
     decisive = {**made.model_dump(include={"task_version", "files", "inputs"}), "settings": settings}
     digest = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:KEY_LENGTH]
-    return ctx.folder.parent / SHARED / f"{get_owner(ctx.name)}-{digest}"
+    return folder.parent / SHARED / f"{get_owner(name)}-{digest}"
+
+
+def remove_encoded(run: Path, owner: str) -> None:
+    """Remove the encoded data of the trainings of a recipe stage, except those of unfinished trainings.
+
+    These may belong to another copy of a matrix, or to another run, and be running now.
+    """
+    used = set()
+    for file in run.glob("*/stage.json"):
+        with suppress(StageError):  # a damaged folder is reported by the stage that needs it
+            name = read_stage(file.parent).name
+            if is_member(name) and get_owner(name) == owner and not is_done(file.parent):
+                used |= {_get_shared_folder(name, file.parent, cut_from_all=cut) for cut in (True, False)}
+    for folder in (run / SHARED).glob(f"{owner}-{'[0-9a-f]' * KEY_LENGTH}"):
+        if folder not in used:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager
