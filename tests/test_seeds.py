@@ -15,7 +15,7 @@ import small
 
 import hfpipe
 from hfpipe import api
-from hfpipe.contract import Advance, RunContext, silent
+from hfpipe.contract import Advance, RunContext, show_no_progress
 from hfpipe.errors import RecipeError
 from hfpipe.interruption import StopRequest
 from hfpipe.metrics.paired import compare_series, score_series
@@ -91,7 +91,7 @@ def test_trainings_that_have_ended_leave_the_encoded_data_of_others(other: str, 
 
 
 def context(step: PlannedStage) -> RunContext:
-    return RunContext(step.name, step.folder, step.folder, 1, {}, silent, StopRequest())
+    return RunContext(step.name, step.folder, step.folder, 1, {}, show_no_progress, StopRequest())
 
 
 def test_the_same_seeds_above_and_below_go_together(tmp_path: Path) -> None:
