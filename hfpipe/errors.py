@@ -1,8 +1,9 @@
-"""Exceptions with messages for the author of a recipe."""
+"""Exceptions with messages for the author of a recipe, and texts that these share."""
 
 from __future__ import annotations
 
 import traceback
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -120,6 +121,12 @@ def is_import_memory_error(error: BaseException | None) -> bool:
 def _is_from_import(error: BaseException) -> bool:
     frames = (frame.f_code.co_filename for frame, _ in traceback.walk_tb(error.__traceback__))
     return any(name.startswith("<frozen importlib") for name in frames)
+
+
+def join_words(words: Sequence[str], last: str = "and") -> str:
+    """Join words as `a, b and c`."""
+    *head, tail = words
+    return f"{', '.join(head)} {last} {tail}" if head else tail
 
 
 def format_one_line(error: BaseException) -> str:

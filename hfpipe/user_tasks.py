@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from hfpipe.errors import DataError
+from hfpipe.errors import DataError, join_words
 from hfpipe.references.places import Code
 from hfpipe.references.user_code import load_code
 from hfpipe.runtime import Encoder, Evaluator, Generator, ModelSetup, Objective
@@ -55,8 +55,7 @@ def load_task_class(code: Code, base: Path) -> type[TaskConfig]:
         )
     lacks = [repr(name) for name in sorted(cls.__abstractmethods__)]
     if lacks:
-        every = " and ".join([", ".join(lacks[:-1]), lacks[-1]] if lacks[1:] else lacks)
-        raise DataError(f"{code} cannot be used yet; it must still define {every}")
+        raise DataError(f"{code} cannot be used yet; it must still define {join_words(lacks)}")
     return cls
 
 

@@ -7,6 +7,8 @@ from difflib import get_close_matches
 from itertools import islice
 from typing import Any
 
+from hfpipe.errors import join_words
+
 _COMPARED = 100
 _CANDIDATES = 1000
 """Maximum number of names that are compared for a suggestion; `_COMPARED` limits their characters."""
@@ -54,8 +56,7 @@ def suggest(name: str, known: Iterable[str]) -> str:
 
 def join_names(names: Iterable[str], last: str = "and") -> str:
     """Join names as `'a', 'b' and 'c'`; `none` for an empty list."""
-    *head, tail = [repr(name) for name in names] or ["none"]
-    return f"{', '.join(head)} {last} {tail}" if head else tail
+    return join_words([repr(name) for name in names] or ["none"], last)
 
 
 def fold_lines(text: str) -> str:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from hfpipe import number_format
+from hfpipe.errors import join_words
 from hfpipe.references.places import Place
 from hfpipe.report import Comparison, Report, Score
 from hfpipe.reporting.leakage import is_trained_on
@@ -129,12 +130,8 @@ def _describe_result(model: str, score: Score, *, failed: bool) -> tuple[str, St
         value = number_format.format_number(score.value)
         return f"{model}: {score.metric} {value}, without a baseline", state
     order = ("worse than", "no clear difference from", "better than")
-    words = "; ".join(f"{side} {_join_names(sides[side])}" for side in order if side in sides)
+    words = "; ".join(f"{side} {join_words(sides[side])}" for side in order if side in sides)
     return f"{model}: {'a requirement is not met; ' if failed else ''}{words}", state
-
-
-def _join_names(names: list[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def describe_model(run: Run, place: str) -> str:

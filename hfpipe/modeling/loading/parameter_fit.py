@@ -74,7 +74,7 @@ def check_fit(model: PreTrainedModel, found: LoadedNames, place: object, *, new_
         message = f"its file lacks {_count_names(missing)}"
         if found.unexpected:
             message += f", and has instead {_count_names(found.unexpected)}"
-        raise StageError(f"model {place}: {message}; rename them as in {_get_class_name(model)}, {SAVE}")
+        raise StageError(f"model {place}: {message}; rename them as in {type(model).__name__}, {SAVE}")
     if shapes:
         name = min(shapes)
         there, wanted = (" × ".join(map(str, shape)) for shape in shapes[name])
@@ -145,7 +145,3 @@ def _count_names(names: Any) -> str:
     first = sorted(names)
     more = ", …" if len(first) > SHOWN else ""
     return f"{len(first):,} weight{'s' * (len(first) > 1)} ({', '.join(first[:SHOWN])}{more})"
-
-
-def _get_class_name(model: PreTrainedModel) -> str:
-    return type(model).__name__

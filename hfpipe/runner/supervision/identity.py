@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from hfpipe.distributed import world
+from hfpipe.errors import join_words
 from hfpipe.interruption import RESUME
 
 _LOOKS = 10
@@ -68,7 +69,7 @@ def name_processes(ranks: Iterable[int]) -> str:
     if len(names) == 1:
         return f"process {names[0]}"
     shown = names if len(names) <= _NAMED else [*names[: _NAMED - 1], f"{len(names) - _NAMED + 1} more"]
-    return f"processes {', '.join(shown[:-1])} and {shown[-1]}"
+    return f"processes {join_words(shown)}"
 
 
 def describe_missing(ranks: Iterable[int], when: str) -> str:
