@@ -223,6 +223,31 @@ def test_rows_of_a_file_keep_their_columns(model: Path, tmp_path: Path) -> None:
     assert said == [row | {"prediction": answer} for row, answer in zip(rows, predictions, strict=True)]
 
 
+class CutShort(io.StringIO):
+    """A stream on which Ctrl-C is pressed after ten lines."""
+
+    lines = 0
+
+    def readline(self, _: int | None = -1, /) -> str:
+        self.lines += 1
+        if self.lines > 10:
+            raise KeyboardInterrupt
+        return f"{TEXTS[0]}\n"
+
+
+def test_ctrl_c_keeps_the_answers_so_far_and_promises_no_resumption(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "stdin", CutShort())
+    out = tmp_path / "answers.jsonl"
+    assert main(["predict", str(model), "--output", str(out), "--batch-size", "1"]) == 130
+    kept = f"{out}.partial"
+    said = capsys.readouterr().err
+    assert said == f"hfpipe: stopped by SIGINT; the answers before it are in {kept}\n"
+    assert Path(kept).read_text(encoding="utf-8").count("prediction") == 8
+    assert not out.exists()
+
+
 @pytest.mark.parametrize(
     ("name", "content"),
     [

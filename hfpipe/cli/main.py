@@ -16,14 +16,18 @@ from typing import Any
 from hfpipe.cli.parser import parse_command_line
 from hfpipe.errors import (
     IMPORT_NEEDS_MEMORY,
+    DataError,
     HfpipeError,
     Problem,
     RecipeError,
+    StageError,
     is_import_memory_error,
 )
 from hfpipe.interruption import Interrupted
 from hfpipe.number_format import make_lines_visible
 from hfpipe.report import replace_not_finite
+
+STOPPED = "stopped by SIGINT"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -42,9 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _fail(f"hfpipe: {error}" if not isinstance(error, RecipeError) else str(error))
         return error.exit_code
     except KeyboardInterrupt as error:
-        interrupted = error if isinstance(error, Interrupted) else Interrupted(signal.SIGINT)
-        _fail(f"hfpipe: {interrupted}")
-        return interrupted.exit_code
+        _fail(f"hfpipe: {str(error) or STOPPED}")  # only a run stops by Interrupted, and can be resumed
+        return error.exit_code if isinstance(error, Interrupted) else Interrupted(signal.SIGINT).exit_code
     except Exception as error:  # a user sees one line, whatever fails
         if options.debug:
             raise
@@ -276,9 +279,9 @@ def _predict(options: argparse.Namespace) -> int:
     kept = options.output.with_name(f"{options.output.name}.partial")
     try:
         write_parts(options.output, lines, kept)
-    except HfpipeError as error:
+    except (DataError, StageError, KeyboardInterrupt) as error:
         tail = f"; the answers before it are in {kept}" if kept.exists() else ""
-        raise type(error)(f"{error}{tail}") from error
+        raise type(error)(f"{str(error) or STOPPED}{tail}") from error
     return 0
 
 

@@ -24,7 +24,8 @@ def write_atomically(path: Path, text: str) -> None:
 def write_parts(path: Path, parts: Iterable[str], kept: Path | None = None) -> None:
     """Write texts to a file atomically, as an iterator yields them.
 
-    If `parts` raises, what was written so far, if anything, is moved to `kept`, if that is given.
+    If `parts` raises or is interrupted, what was written so far, if anything, is moved to `kept`, if that is
+    given.
     """
     part = path.with_name(f".{path.name}.{os.getpid()}.part")  # several processes may write one file
     try:
@@ -34,7 +35,7 @@ def write_parts(path: Path, parts: Iterable[str], kept: Path | None = None) -> N
             os.fsync(file.fileno())
         part.replace(path)
         sync_folder(path.parent)
-    except Exception:  # `parts` may raise any exception
+    except BaseException:  # `parts` may raise any exception, and Ctrl-C interrupts it
         if kept is not None and part.exists() and part.stat().st_size:
             part.replace(kept)
         raise
