@@ -300,6 +300,23 @@ def test_a_limit_holds_for_each_split(tmp_path: Path, make_data: Make) -> None:
     assert report.data.splits == {"train": 5, "test": 5}
 
 
+def test_a_limit_of_one_split_leaves_the_others_complete(tmp_path: Path, make_data: Make) -> None:
+    (tmp_path / "data.txt").write_text("".join(f"{n}\n" for n in range(50)))
+    files = {"files": {"train": "data.txt", "test": "data.txt"}}
+    report, folder = make_data({"source": files, "limit": {"train": 5}})
+    assert isinstance(report.data, DataFacts)
+    assert report.data.splits == {"train": 5, "test": 50}
+    assert report.facts["limit"] == {"read": 100, "kept": 55}
+    _, both = make_data({"source": files, "limit": 5}, name="both")
+    assert open_split(folder, "train")["text"][:] == open_split(both, "train")["text"][:]
+
+
+def test_a_limit_of_a_split_that_the_source_lacks_is_refused(tmp_path: Path, make_data: Make) -> None:
+    (tmp_path / "data.txt").write_text("a\nb\n")
+    with pytest.raises(DataError, match="limit: the source has no split 'train'; its splits: none"):
+        make_data({"source": {"files": "data.txt"}, "limit": {"train": 1}})
+
+
 def test_the_same_settings_write_the_same_bytes(tmp_path: Path, make_data: Make) -> None:
     (tmp_path / "data.json").write_text(MANY)
     settings = {"source": {"files": "data.json"}, "split": {"test": 0.3}}

@@ -24,7 +24,7 @@ from hfpipe.data.labels.notes import find_suspicious_values
 from hfpipe.data.labels.rare_classes import name_rare_class_reason, remove_rare_classes
 from hfpipe.data.labels.settings import LabelColumn
 from hfpipe.data.ledger import Ledger
-from hfpipe.data.rows import Row, SourceRows
+from hfpipe.data.rows import Limit, Row, SourceRows, get_limit
 from hfpipe.data.spans import Spans, find_spans
 from hfpipe.data.split import TRAIN, RowIds, make_splitter
 from hfpipe.data.write import Writer, infer_schema
@@ -46,7 +46,7 @@ class Plan:
     labels: Mapping[str, LabelColumn]
     steps: Sequence[Clean]
     shares: Mapping[str, float]
-    limit: int | None
+    limit: Limit
 
 
 @dataclass(frozen=True)
@@ -166,10 +166,8 @@ def _describe_reading(given: SourceRows, plan: Plan, filled: Mapping[str, int]) 
 
 
 def _count_sampled(given: SourceRows, plan: Plan) -> dict[str, dict[str, int]]:
-    if plan.limit is None or all(count <= plan.limit for count in given.read.values()):
-        return {}
-    kept = sum(min(count, plan.limit) for count in given.read.values())
-    return {"limit": {"read": given.read.total(), "kept": kept}}
+    kept = sum(min(count, get_limit(plan.limit, split) or count) for split, count in given.read.items())
+    return {} if kept == given.read.total() else {"limit": {"read": given.read.total(), "kept": kept}}
 
 
 @contextmanager

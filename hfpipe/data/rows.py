@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from heapq import heappush, heapreplace
 from itertools import chain
 from operator import itemgetter
-from typing import Any
+from typing import Any, TypeAlias
 
 from hfpipe.data.readers.file_options import Findings
+from hfpipe.errors import DataError
 
 STEP = 1000
 """Number of rows between progress updates."""
+
+Limit: TypeAlias = int | Mapping[str, int] | None
+"""Maximum number of rows of each split, or of the named ones."""
 
 
 @dataclass(slots=True)
@@ -95,18 +99,29 @@ class SourceRows:
     read: Counter[str | None] = field(default_factory=Counter)
     """Split → number of rows read so far, including those that `limit` omits."""
 
-    def iterate_rows(self, limit: int | None, seed: int, advance: Callable[[int], None]) -> Iterator[Row]:
+    def iterate_rows(self, limit: Limit, seed: int, advance: Callable[[int], None]) -> Iterator[Row]:
         """Yield the rows of all splits, train last; with `limit`, a uniform sample of as many rows per split.
 
         Held-out splits come first because the first of two duplicates is kept: duplicates are then removed
         from the training rows, and test sets stay complete. `advance` receives the number of rows read since
-        its last call.
+        its last call. Raises DataError if `limit` names a split that the source does not have.
         """
+        self._require_splits(limit if isinstance(limit, Mapping) else {})
         for split in sorted(self.splits, key=lambda name: name == "train"):
             rows: Iterable[Row] = self._count_rows(split, advance)
-            for row in rows if limit is None else sample_rows_evenly(rows, limit, f"{seed} {split}"):
+            most = get_limit(limit, split)
+            for row in rows if most is None else sample_rows_evenly(rows, most, f"{seed} {split}"):
                 row.split = split
                 yield row
+
+    def _require_splits(self, named: Iterable[str]) -> None:
+        for split in named:
+            if split not in self.splits:
+                there = ", ".join(sorted(name for name in self.splits if name)) or "none"
+                raise DataError(
+                    f"limit: the source has no split {split!r}; its splits: {there}. To sample a split that "
+                    "this stage makes, add a data set with `source: {stage: NAME}` and the limit"
+                )
 
     def _count_rows(self, split: str | None, advance: Callable[[int], None]) -> Iterator[Row]:
         number = 0
@@ -115,6 +130,11 @@ class SourceRows:
                 advance(STEP)
             yield row
         self.read[split] = number
+
+
+def get_limit(limit: Limit, split: str | None) -> int | None:
+    """Return the maximum number of rows of a split, None without a limit."""
+    return limit.get(split or "") if isinstance(limit, Mapping) else limit
 
 
 def sample_rows_evenly(rows: Iterable[Row], limit: int, salt: str) -> list[Row]:

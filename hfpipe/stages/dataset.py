@@ -33,6 +33,7 @@ def _check_word(name: str) -> str:
 
 
 Split = Annotated[str, AfterValidator(_check_word)]
+Count = Annotated[int, Field(ge=1)]
 Files = Glob | list[Glob]
 READING = tuple(FileSettings.model_fields)
 """Settings of how files are read."""
@@ -128,10 +129,11 @@ class Dataset(Stage):
 
     Splits of the source are kept; only missing ones are taken from its `train`.
     """
-    limit: int | None = Field(default=None, ge=1)
-    """For a quick look: use a sample of this many rows of the source, or of each of its splits.
+    limit: Count | dict[Split, Count] | None = None
+    """Use a sample of this many rows of the source, or of each of its splits.
 
-    The sample depends on the seed. The whole source is read, and the sampled rows are held in memory.
+    `{train: 1000}` samples the train split of the source; splits that are not named stay complete. The sample
+    depends on the seed. The whole source is read, and the sampled rows are held in memory.
     """
 
     licence: str | None = Field(default=None, min_length=1, exclude=True)

@@ -62,8 +62,9 @@ def explain_dropped(data: Place, facts: Facts) -> str:
 
 
 def check_dataset(stage: Dataset, above: Above, facts: Facts) -> Iterator[Problem]:
-    """Yield columns in the settings that neither the source nor the data set will have."""
+    """Yield columns and splits in the settings that neither the source nor the data set will have."""
     source = stage.source.stage
+    yield from _check_limit(stage, above, facts)
     given = artifacts.get_columns(source, above, facts) if source is not None else None
     if source is not None and given is not None:
         for ours, theirs in stage.columns.items():
@@ -75,6 +76,17 @@ def check_dataset(stage: Dataset, above: Above, facts: Facts) -> Iterator[Proble
     for path, column in _list_named_columns(stage):
         if column not in there:
             yield KeyProblem(f"there is no column {column!r}{suggest(column, sorted(there))}", path)
+
+
+def _check_limit(stage: Dataset, above: Above, facts: Facts) -> Iterator[Problem]:
+    """Yield the splits to sample that the source, a data set, does not have."""
+    source = stage.source.stage
+    splits = artifacts.get_splits(source, above, facts) if source is not None else None
+    if source is None or splits is None:
+        return  # known only after reading the source
+    for split in stage.limit if isinstance(stage.limit, dict) else ():
+        if split not in splits:
+            yield KeyProblem(explain_missing("split", split, source, splits), ("limit", split))
 
 
 def _list_named_columns(stage: Dataset) -> Iterator[tuple[Keys, str]]:
