@@ -154,3 +154,12 @@ def test_what_is_wrong_is_refused_with_its_place(
     with pytest.raises(hfpipe.RecipeError, match=message) as caught:
         hfpipe.load(small.write(tmp_path, recipe(**change)))
     assert str(caught.value).startswith(str(tmp_path / "small.yaml") + ":1:")
+
+
+def test_weights_that_the_data_set_implies_are_switched_off_next_to_a_teacher(tmp_path: Path) -> None:
+    made = recipe()
+    made["stages"]["wiki"]["columns"] |= {"weight": "votes"}
+    with pytest.raises(hfpipe.RecipeError, match=r"teacher excludes the weights of rows .*; write `loss: \{"):
+        hfpipe.load(small.write(tmp_path, made))
+    made["stages"]["student"]["loss"] = {"row_weights": None}
+    assert hfpipe.load(small.write(tmp_path, made)).stages["student"].teacher == "stage:topics"

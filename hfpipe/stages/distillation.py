@@ -6,10 +6,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hfpipe.advice import advise
 from hfpipe.contract import RunContext, Stage
 from hfpipe.distributed.process_layout import read_process_layout
 from hfpipe.errors import Problem, StageError
 from hfpipe.modeling.losses.distillation_settings import DistillationSettings
+from hfpipe.modeling.losses.settings import LossSettings
 from hfpipe.references.places import Place, locate_place
 from hfpipe.report import DataFacts
 from hfpipe.stages import artifacts
@@ -36,11 +38,19 @@ def check_teachers(
             f"column {task.weighted_column!r} holds numbers, which have no probabilities; delete teacher"
         )
         yield Problem(message, ("teacher",))
-    if stage.loss is not None:
-        yield Problem("teacher and loss exclude each other; delete one of them", ("loss",))
+    if stage.loss is not None and not stage.loss.is_plain:
+        yield _describe_weighted(stage.loss)
     for number, place in enumerate(stage.teachers):
         path = ("teacher", number) if isinstance(stage.teacher, list) else ("teacher",)
         yield from (Problem(message, path) for message in _find_mismatches(stage, place, above, base))
+
+
+def _describe_weighted(loss: LossSettings) -> Problem:
+    """Return the problem of a loss next to a teacher; the data set may imply it, and the recipe have none."""
+    if loss.model_fields_set <= {"row_weights"}:
+        message = f"teacher excludes the weights of rows in column {loss.row_weights!r}"
+        return Problem(f"{message}; write {advise(loss={'row_weights': None})} next to it", ("teacher",))
+    return Problem("teacher and loss exclude each other; delete one of them", ("loss",))
 
 
 def _describe_unsupported(task: TaskConfig) -> str:
