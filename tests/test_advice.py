@@ -333,7 +333,7 @@ def test_a_split_of_folds_is_evaluated_as_advised(tmp_path: Path) -> None:
         "model: {type: bert}, folds: 2}\n"
         "  s: {kind: evaluate, model: stage:f, data: stage:rows}\n"
     )
-    messages = {each for each in problems(path) if "stands for a model without each fold" in each}
+    messages = {each for each in problems(path) if "is trained once without each fold" in each}
     [each] = {each for message in messages for each in advice(message)}
     assert problems(path, "s." + each.replace(": ", "=")) == []
 
@@ -545,8 +545,9 @@ ELSEWHERE: dict[str, str] = {
     "is null, not": "test_a_null_is_named_by_file_and_line_and_the_advice_can_be_pasted",
     "which this recipe does not name": "test_evaluate_executes_no_code_of_a_foreign_model",
     "if they are the same under other names": "test_names_that_a_message_maps_one_by_one_work_when_pasted",
-    "stands for a model without each fold": "test_a_split_of_folds_is_evaluated_as_advised",
+    "is trained once without each fold": "test_a_split_of_folds_is_evaluated_as_advised",
     "not the weights of rows": "test_weights_of_rows_are_left_out_as_advised",
+    "…; write … next to it": "test_weights_that_the_data_set_implies_are_switched_off_next_to_a_teacher",
     "`loss: {row_weights: null}` or another task": "test_a_loss_without_weights_is_the_one_of_the_task",
     "…, then add `--task …": "test_what_predict_advises_runs_when_pasted",
 }

@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from hfpipe.errors import MOST, Problem
+from hfpipe.errors import MOST, Problem, join_words
 from hfpipe.recipe import aliases
 from hfpipe.recipe.document import KeyProblem
 from hfpipe.recipe.installed import read_installed_arguments
@@ -21,7 +21,6 @@ from hfpipe.recipe.messages import (
     describe_value,
     find_similar_name,
     format_keys,
-    join_names,
     suggest,
 )
 
@@ -115,7 +114,7 @@ class _Mistake:
 
     def _find_expected(self) -> str | None:
         if self.kind == "literal_error":
-            return str(self.detail["ctx"]["expected"])
+            return " or ".join(_list_choices(self.detail))
         return _WANTED.get(self.kind)
 
     def make_expected(self, wanted: list[str]) -> Problem:
@@ -156,19 +155,20 @@ class _Mistake:
         return detail["msg"][:1].lower() + detail["msg"][1:]
 
     def _make_choice(self) -> Problem:
-        known = _parse_choices(str(self.detail["ctx"]["expected"]))
-        given = self.detail["input"]
-        close = find_similar_name(given, known) if isinstance(given, str) else None
+        known, given = _list_choices(self.detail), self.detail["input"]
+        names = [choice.strip("'") for choice in known]
+        close = find_similar_name(given, names) if isinstance(given, str) else None
         tail = f"; did you mean {close!r}?" if close else ""
         message = (
-            f"{format_keys(self.path)}: expected {join_names(known, 'or')}, got {describe_value(given)}{tail}"
+            f"{format_keys(self.path)}: expected {join_words(known, 'or')}, got {describe_value(given)}{tail}"
         )
         return Problem(message, self.path)
 
 
-def _parse_choices(expected: str) -> list[str]:
-    """Parse pydantic's `'a', 'b' or 'c'` into names."""
-    return [part.strip("'") for part in expected.replace(" or ", ", ").split(", ")]
+def _list_choices(detail: ErrorDetails) -> list[str]:
+    """Return the allowed values as YAML writes them, from pydantic's `'a', 'b' or False`."""
+    parts = str(detail["ctx"]["expected"]).replace(" or ", ", ").split(", ")
+    return [part if part.startswith("'") else part.lower() for part in parts]
 
 
 def _find_steps(data: Any, detail: ErrorDetails) -> tuple[Keys, str | None]:

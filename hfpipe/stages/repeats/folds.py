@@ -134,7 +134,7 @@ def check_out_of_fold(stage: Evaluate, above: Mapping[str, Stage]) -> Iterator[P
                 yield Problem(f"{message}; write data: {trained.data}", ("data",))
         elif folded and isinstance(trained, RepeatedTraining):
             one = f"stage:{next(iter(trained.members))}"
-            message = f"{place} stands for a model without each fold; write `split: {OUT_OF_FOLD}`"
+            message = f"{place} is trained once without each fold; write `split: {OUT_OF_FOLD}`"
             yield Problem(f"{message}, or name one model, as {one}", path)
 
 
