@@ -149,3 +149,25 @@ def test_a_recipe_is_audited_through_its_chain(tmp_path: Path) -> None:
         StageError, match=r"leakage: .* rows are in the data of the model's training \(.*corpus"
     ):
         hfpipe.run(failing, tmp_path / "runs", say=lambda _: None)
+
+
+@pytest.mark.slow
+def test_labels_are_compared_by_name_if_the_model_has_other_classes_than_the_data(tmp_path: Path) -> None:
+    """The model has one class more, so that its ids are not those of the data that it was pretrained on."""
+    rows = [(text, ("bad", "good")[number % 2]) for number, text in enumerate(abstracts(40))]
+    others = [(text, ("a", "bad", "good")[number % 3]) for number, text in enumerate(abstracts(80)[40:])]
+    for name, part in {"train": rows, "test": rows[:10], "others": others}.items():
+        lines = (json.dumps({"text": text, "label": label}) for text, label in part)
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    stages = small.recipe("bert")["stages"]
+    stages["wiki"] = {"kind": "dataset", "source": {"files": {"train": "train.jsonl", "test": "test.jsonl"}}}
+    stages["others"] = {"kind": "dataset", "source": {"files": {"train": "others.jsonl"}}}
+    stages["topics"]["data"] = "stage:others"
+    stages["score"]["baselines"] = []
+    stages["topics"]["training"] |= {"max_steps": 2}
+    order = ["wiki", "others", "words", "pretrain", "topics", "score"]
+    recipe = {"name": "classes", "stages": {name: stages[name] for name in order}}
+    run = hfpipe.run(hfpipe.load(small.write(tmp_path, recipe)), tmp_path / "runs", say=lambda _: None)
+    leakage = run.reports["score"].facts["leakage"]
+    assert len(leakage["rows"]) == 10
+    assert leakage["conflicts"] == 0

@@ -75,7 +75,7 @@ if TYPE_CHECKING:
 class Evaluate(Tabulated):
     """Evaluates a model on one split, together with simple baselines and other models."""
 
-    version: ClassVar[int] = 7
+    version: ClassVar[int] = 8
     distributed: ClassVar[bool] = True
     kind: Literal["evaluate"] = "evaluate"
     model: EvaluatedPlace

@@ -64,7 +64,9 @@ def _search_leakage(
     together: dict[str, np.ndarray] = {kind: np.zeros(len(setup.rows), dtype=bool) for kind in TOGETHER}
     sources: dict[str, dict[str, int]] = {}
     seen = _find_training_data(stage.model, ctx)
-    for name, folder, rows in _list_splits(seen, data, stage.split):
+    for name, folder, split in _list_splits(seen, data, stage.split):
+        # The classes of the evaluated rows have the ids of the model, which may be others than in the data.
+        rows = setup.classes.align_rows(split) if folder == data else split
         with ctx.progress(f"{ctx.name}: searching its rows in the {name}", len(rows)) as advance:
             found = held_out.find_overlap(
                 _iterate_rows(rows, folder, label if folder == data else None, advance)
