@@ -152,7 +152,8 @@ def test_a_shipped_config_has_no_problem_but_a_package_to_install() -> None:
     for config in CONFIGS:
         found = [problem.message for problem in find_config_problems(read_accelerate_file(config))]
         missing = "deepspeed" in config.stem and find_spec("deepspeed") is None
-        assert found == (["DeepSpeed is not installed; pip install deepspeed"] if missing else []), config
+        said = ["DeepSpeed is not installed; pip install 'hfpipe[deepspeed]'"]
+        assert found == (said if missing else []), config
 
 
 def test_check_reads_the_accelerate_config_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,6 +13,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parent.parent
+OPTIONAL = ("deepspeed", "demo-page", "excel", "explain", "export", "lora", "search")
 
 
 def declared(extra: str) -> dict[str, Requirement]:
@@ -42,11 +43,11 @@ def imported() -> set[str]:
 @pytest.mark.slow
 def test_dependencies_are_what_the_package_imports() -> None:
     brought = {"pydantic-core", "markupsafe"}  # pydantic pins one to the letter, Jinja2 is made of the other
-    asked = {"codecarbon"}  # by `report_to: codecarbon`, which says what to install
+    asked = {"codecarbon", "liger-kernel"}  # by settings that say what to install
     of_torch = {"onnx", "onnxscript"}  # by which torch writes ONNX
-    extras = ("", "demo-page", "excel", "explain", "export", "lora", "search")
-    wanted = {name for extra in extras for name in declared(extra)}
-    assert imported() - brought - asked == wanted - of_torch
+    launched = {"deepspeed"}  # by Accelerate
+    wanted = {name for extra in ("", *OPTIONAL) for name in declared(extra)}
+    assert imported() - brought - asked == wanted - of_torch - launched
 
 
 def test_every_dependency_is_pinned() -> None:
@@ -54,10 +55,8 @@ def test_every_dependency_is_pinned() -> None:
     pinned = set(
         re.findall(r"^([a-z0-9-]+)==[\w.]+(?:; python_version (?:>=|<) \"3\.11\")?$", text, re.MULTILINE)
     )
-    wanted = {
-        name
-        for extra in ("", "demo", "demo-page", "dev", "docs", "excel", "explain", "export", "lora", "search")
-        for name in declared(extra)
-    } - {"hfpipe"}
+    wanted = {name for extra in ("", "demo", "dev", "docs", *OPTIONAL) for name in declared(extra)} - {
+        "hfpipe"
+    }
     assert len(wanted) > 20
     assert wanted <= pinned

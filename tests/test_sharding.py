@@ -218,7 +218,7 @@ def test_deepspeed_gives_what_one_process_gives(
     alone: Alone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     """The first run on a machine compiles DeepSpeed's communication for CPUs, which takes a minute."""
-    pytest.importorskip("deepspeed", reason="DeepSpeed is not installed; pip install deepspeed")
+    pytest.importorskip("deepspeed", reason="DeepSpeed is not installed; pip install 'hfpipe[deepspeed]'")
     monkeypatch.setenv("DS_ACCELERATOR", "cpu")
     runs = prepared(alone, tmp_path / "runs")
     processes.run(alone.path, runs, processes.config_file(tmp_path, name, 2))

@@ -15,6 +15,7 @@ from typing import Any
 from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin, TorchDynamoPlugin
 from transformers import PreTrainedModel
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from hfpipe.distributed.process_layout import USED, ProcessLayout
 from hfpipe.errors import StageError, format_one_line
@@ -32,6 +33,12 @@ def uses_fsdp() -> bool:
 def uses_deepspeed() -> bool:
     """Return whether the launcher uses DeepSpeed."""
     return os.environ.get(DEEPSPEED, "").lower() == "true"
+
+
+def forget_deepspeed() -> None:
+    """Let the models that this process loads next be whole: with ZeRO-3, Transformers splits every model."""
+    if uses_deepspeed():
+        unset_hf_deepspeed_config()
 
 
 def prepare_state(mixed_precision: str) -> None:

@@ -221,7 +221,9 @@ def _check_fsdp(file: AccelerateFile) -> Iterator[Problem]:
 def _check_deepspeed(file: AccelerateFile) -> Iterator[Problem]:
     settings = file.get_section("deepspeed_config")
     if find_spec("deepspeed") is None:
-        yield file.make_problem("DeepSpeed is not installed; pip install deepspeed", "distributed_type")
+        yield file.make_problem(
+            "DeepSpeed is not installed; pip install 'hfpipe[deepspeed]'", "distributed_type"
+        )
     if file.settings.get("use_cpu"):
         message = (
             "Accelerate does not use DeepSpeed on a CPU, and would train copies; "

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from transformers import EarlyStoppingCallback
 
 from hfpipe.distributed.process_layout import read_process_layout
-from hfpipe.distributed.sharding import split_model
+from hfpipe.distributed.sharding import forget_deepspeed, split_model
 from hfpipe.distributed.world import is_first_process
 from hfpipe.errors import StageError, format_one_line
 from hfpipe.library_output import allow_forks, silence_libraries
@@ -91,7 +91,7 @@ def train_model(
         trainer.watch.flush()
         trainer.save_model(str(ctx.folder))
         trainer.accelerator.wait_for_everyone()  # the best checkpoint may still be read elsewhere
-    (ctx.folder / "training_args.bin").unlink(missing_ok=True)  # a pickle that nothing reads
+    forget_deepspeed()
     if trainer.is_world_process_zero():
         _complete_folder(ctx)
     found = {"trained_parameters": trained, "parameters": parameters} | _collect_facts(trainer, plan)
@@ -121,6 +121,7 @@ def _create_trainer(
 
 def _complete_folder(ctx: RunContext) -> None:
     """Move trackers' files into the folder, and check for weights. Raises StageError when there are none."""
+    (ctx.folder / "training_args.bin").unlink(missing_ok=True)  # a pickle that nothing reads
     if (ctx.work / "runs").is_dir():
         shutil.copytree(ctx.work / "runs", ctx.folder / "runs", dirs_exist_ok=True)
     if not any(ctx.folder.glob("*.safetensors")):
