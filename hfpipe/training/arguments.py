@@ -17,6 +17,7 @@ from hfpipe.errors import StageError, format_one_line
 from hfpipe.modeling.performance import count_loader_workers, on_cpu, supports_bf16
 from hfpipe.recipe.training import budget, muon
 from hfpipe.recipe.training.defaults import add_defaults
+from hfpipe.training.liger import remove_liger_on_cpu
 from hfpipe.training.speed.energy import remove_codecarbon
 
 if TYPE_CHECKING:
@@ -97,9 +98,11 @@ def select_best_metric(training: Mapping[str, Any], metrics: Sequence[Metric]) -
 
 
 def _filter_arguments(training: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the arguments for Transformers, without Muon and codecarbon, which hfpipe runs itself."""
+    """Return the arguments for Transformers: without Muon and codecarbon, which hfpipe runs itself, and
+    without Liger on a CPU."""
     muon = ("optim", "optim_args") if get_muon_options(training) is not None else ()
-    given = {name: value for name, value in training.items() if name not in (*OWN, *muon)}
+    kept = remove_liger_on_cpu(training)
+    given = {name: value for name, value in kept.items() if name not in (*OWN, *muon)}
     return given | {name: remove_codecarbon(value) for name, value in given.items() if name == "report_to"}
 
 

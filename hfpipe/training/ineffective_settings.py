@@ -13,6 +13,7 @@ _ON_GPU = {
     "fp16": "weights and sums are float32",
     "dataloader_pin_memory": "memory is pinned only for copies to a GPU",
     "torch_empty_cache_steps": "the cache is on the GPU",
+    "use_liger_kernel": "Liger's kernels are written for GPUs",
 }
 """Argument → why it has no effect without a GPU."""
 _SEVERAL = (

@@ -36,6 +36,7 @@ from hfpipe.training.arguments import (
 from hfpipe.training.callbacks import MetricsFile, ProgressCallback
 from hfpipe.training.checkpoints import get_chosen_checkpoint
 from hfpipe.training.cost import compute_flops, find_shape
+from hfpipe.training.liger import check_liger
 from hfpipe.training.resuming import Resume
 from hfpipe.training.speed.choice import Length, choose_speed
 from hfpipe.training.speed.energy import measure_energy
@@ -109,6 +110,8 @@ def _create_trainer(
 ) -> TaskTrainer:
     best = select_best_metric(training, parts.metrics) if parts.validation is not None else None
     args = create_training_arguments(training, ctx.work, ctx.seed, plan, best, early=early)
+    if args.use_liger_kernel:
+        check_liger(parts.model.config.model_type)
     try:
         muon = get_muon_options(training)
         compiled = plan.speed.compiled
