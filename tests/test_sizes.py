@@ -337,14 +337,18 @@ def test_the_memory_of_a_device_counts_its_part_of_what_is_split(recipe, tmp_pat
     steps = api.plan(loaded, tmp_path / "runs")
     config = Path(__file__).parent.parent / "recipes" / "accelerate" / f"{name}.yaml"
     whole, split = (
-        {size.stage: size.amounts for size in api.sizes(loaded, steps, launch=launch)}["pretrain"]
-        for launch in (Launch(), Launch(config=config))
+        {size.stage: size.amounts for size in api.sizes(loaded, steps, launch=Launch(config=each))}[
+            "pretrain"
+        ]
+        for each in (config.with_name("single.yaml"), config)
     )
     for what, part in zip(("weights", "gradients", "optimizer state"), parts, strict=True):
         assert split[what].value == whole[what].value / part
     logits_and_layers = split["activations"].value / whole["activations"].value
     assert logits_and_layers == pytest.approx(1 / 8, rel=0.01)  # each process has two rows of sixteen
-    total = sum(split[what].value for what in (*PARTS, "gathered weights") if what in split)
+    assert ("gradient buckets" in split) == (name == "ddp")
+    more = ("gradient buckets", "gathered weights")
+    total = sum(split[what].value for what in (*PARTS, *more) if what in split)
     assert split["memory per device"].value == pytest.approx(total)
 
 

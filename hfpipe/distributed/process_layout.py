@@ -75,6 +75,16 @@ class Split:
     """Whether the weights of a layer are gathered for its computation."""
 
 
+@dataclass(frozen=True)
+class Arrangement:
+    """The processes of a training that is planned."""
+
+    layout: ProcessLayout
+    split: Split = Split()
+    cpu: bool = False
+    """Whether they train on a CPU."""
+
+
 def read_process_layout(environ: Mapping[str, str] = os.environ) -> ProcessLayout:
     """Return the layout that a launcher set for this process."""
     world = get_world_size(environ)

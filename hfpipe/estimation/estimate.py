@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hfpipe import number_format
-from hfpipe.distributed.process_layout import ProcessLayout, Split
+from hfpipe.distributed.process_layout import Arrangement
 from hfpipe.errors import HfpipeError
 from hfpipe.estimation.disk import (
     DiskUse,
@@ -34,9 +34,13 @@ from hfpipe.stages.train import Pretrain
 from hfpipe.store.store import read_report
 
 if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
     from hfpipe.training.cost import Encoded, Shape
 
 
+EXACT = ("weights", "gradients", "optimizer state", "gradient buckets")
+"""Parts of the memory that are counted, not estimated, once the model is known."""
 BYTES_PER_TOKEN = 100
 """Size of a tokenizer's file per token: vocabulary and merges."""
 
@@ -77,11 +81,12 @@ def estimate_sizes(
 ) -> list[Size]:
     """Return the size of each stage; allocates no model and never accesses the network.
 
-    `sampled` encodes a sample of the rows if the number of tokens is not known otherwise. Memory is per
-    process of `launch`. Raises RecipeError when its Accelerate config is wrong.
+    `sampled` encodes a sample of the rows if the number of tokens is not known otherwise; without it, no
+    memory is estimated either. Memory is per process of `launch`. Raises RecipeError when its Accelerate
+    config is wrong.
     """
     known, processes = Known(recipe.base, steps), arrange_processes(launch)
-    return [_estimate_stage(step, known, *processes, sampled=sampled) for step in steps]
+    return [_estimate_stage(step, known, processes, sampled=sampled) for step in steps]
 
 
 def warn_of_disk(
@@ -97,13 +102,11 @@ def warn_of_disk(
         say(f"disk: {space}; free disk space, or lower save_total_limit")
 
 
-def _estimate_stage(
-    step: PlannedStage, known: Known, layout: ProcessLayout, split: Split, *, sampled: bool
-) -> Size:
+def _estimate_stage(step: PlannedStage, known: Known, processes: Arrangement, *, sampled: bool) -> Size:
     size = Size(step.name, step.stage.kind)
     try:
         if isinstance(step.stage, (Pretrain, Finetune)):
-            _Training(step, step.stage, known, size, layout, split, sampled=sampled).fill()
+            _Training(step, step.stage, known, size, processes, sampled=sampled).fill()
         else:
             size.amounts.update(_list_known_amounts(step, known))
             size.disk = _estimate_disk(step, known)
@@ -161,14 +164,13 @@ class _Training:
         stage: Pretrain | Finetune,
         known: Known,
         size: Size,
-        layout: ProcessLayout,
-        split: Split,
+        processes: Arrangement,
         *,
         sampled: bool,
     ) -> None:
         self._sampled = sampled
         self.step, self.stage, self.known, self.size = step, stage, known, size
-        self.layout, self.split = layout, split
+        self.processes = processes
         self.predicted = stage.task.runtime().objective.predicted_share
         """Fraction of tokens whose vocabulary logits are computed."""
 
@@ -189,8 +191,9 @@ class _Training:
             if adapter is not None:
                 self._add("trained parameters", shape.trained, estimated=not exact)
         self._add_tokens(encoded, steps, shape)
-        if shape is not None:
-            self._add_memory(shape, estimated=not exact)
+        if config is not None and shape is not None:
+            if self._sampled:
+                self._add_memory(config, shape, steps, estimated=not exact)
             self._disk(shape, encoded, steps, estimated=not exact)
 
     def _add(self, name: str, value: float, *, estimated: bool, memory: bool = False) -> None:
@@ -260,43 +263,31 @@ class _Training:
         if shape is not None:
             self._add("training FLOPs", compute_flops(shape, tokens, length, self.predicted), estimated=True)
 
-    def _add_memory(self, shape: Shape, *, estimated: bool) -> None:
-        """Add the memory of one device: its shards, and its own activations."""
-        from hfpipe.training.arguments import compute_shares, expects_bf16
-        from hfpipe.training.cost import (
-            FLOAT,
-            compute_optimizer_state,
-            count_gathered_weights,
-            estimate_activations,
-        )
+    def _add_memory(
+        self, config: PretrainedConfig, shape: Shape, steps: int | None, *, estimated: bool
+    ) -> None:
+        """Add the memory of one process: its shards, and its own activations."""
+        from hfpipe.estimation.memory import Work, estimate_memory
 
         training, task = self.stage.training, self.stage.task
-        state = compute_optimizer_state(shape, training.get("optim"))
-        kept = estimate_activations(
-            shape,
-            compute_shares(training, self.layout.readers).micro,
+        adapter = self.stage.adapter.settings if self.stage.adapter is not None else None
+        work = Work(
+            task.auto_class,
+            config,
+            adapter,
+            training,
             task.length + task.continued_length,
             self.predicted,
-            bf16=expects_bf16(training),
-            held=1 / self.split.weights,
-            recomputed=any(training.get(f"{what}_checkpointing") for what in ("activation", "gradient")),
+            task.packed,
+            steps,
+            self.processes,
         )
-        kept /= self.layout.context
-        weights = shape.parameters * FLOAT / self.split.weights
-        gradients = shape.trained * FLOAT / self.split.gradients
-        gathered = count_gathered_weights(shape) * FLOAT if self.split.gathers else 0
-        self._add("weights", weights, estimated=estimated, memory=True)
-        self._add("gradients", gradients, estimated=estimated, memory=True)
-        if state is None:
+        found = estimate_memory(work, shape)
+        if "optimizer state" not in found:
             self.size.notes.append(f"optimizer state: that of {training['optim']} is not known here")
-        else:
-            state /= self.split.state
-            self._add("optimizer state", state, estimated=estimated, memory=True)
-        if gathered:
-            self._add("gathered weights", gathered, estimated=True, memory=True)
-        self._add("activations", kept, estimated=True, memory=True)
-        total = weights + gradients + (state or 0) + gathered + kept
-        self._add("memory per device", total, estimated=True, memory=True)
+        for name, size in found.items():
+            self._add(name, size, estimated=estimated or name not in EXACT, memory=True)
+        self._add("memory per device", sum(found.values()), estimated=True, memory=True)
 
     def _disk(self, shape: Shape, encoded: Encoded | None, steps: int | None, *, estimated: bool) -> None:
         """Add the peak disk usage: while a checkpoint is written, there is one more than are kept."""

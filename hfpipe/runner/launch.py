@@ -10,7 +10,7 @@ from pathlib import Path
 from shutil import get_terminal_size
 
 from hfpipe.contract import Stage
-from hfpipe.distributed.process_layout import ProcessLayout, Split, read_process_layout
+from hfpipe.distributed.process_layout import Arrangement, ProcessLayout, read_process_layout
 from hfpipe.distributed.world import ASKED, is_launched
 from hfpipe.errors import Problem, RecipeError, StageError
 from hfpipe.interruption import Interrupted, StopRequest
@@ -40,15 +40,18 @@ class Launch:
         return self.config is None and (self.processes or 1) == 1
 
 
-def arrange_processes(launch: Launch) -> tuple[ProcessLayout, Split]:
+def arrange_processes(launch: Launch) -> Arrangement:
     """Return the layout of the processes, and how the memory of a training is split over them.
 
-    Raises RecipeError when the Accelerate config is wrong.
+    A config file without `use_cpu` is for GPUs, also where it is planned on a machine without one. Raises
+    RecipeError when the Accelerate config is wrong.
     """
+    from hfpipe.modeling.performance import on_cpu
+
     if launch.config is None:
-        return ProcessLayout(launch.processes or 1), Split()
+        return Arrangement(ProcessLayout(launch.processes or 1), cpu=on_cpu())
     file = check_accelerate_file(launch.config)
-    return file.layout, file.split
+    return Arrangement(file.layout, file.split, cpu=on_cpu() and bool(file.settings.get("use_cpu")))
 
 
 def check_accelerate_file(config: Path) -> AccelerateFile:
