@@ -137,6 +137,8 @@ def compare(kind: str, attention: str, folder: Path) -> None:
                     .total
                 )
         shown = documents > 0
+        largest, size = (together[shown] - alone[shown]).abs().max(), alone[shown].abs().max()
+        print(f"{kind}, {attention}: largest deviation {largest:.1e}, largest logit {size:.1f}")
         torch.testing.assert_close(together[shown], alone[shown], rtol=1e-5, atol=1e-5)
         loss = TrainingStep(task.runtime(), 0.0, separate=separate)(model, batch)[1].total
         mixed = forward(model, {"input_ids": batch["input_ids"]}, None).logits
