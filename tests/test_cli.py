@@ -107,6 +107,34 @@ def test_what_starts_nothing_loads_no_heavy_library(finished: tuple[Path, Path],
     assert done.stdout
 
 
+LOADED_BY_STAGES = f"""
+import sys
+from hfpipe.cli.main import main
+path, runs, *stages = sys.argv[1:]
+for stage in stages:
+    main(["run", path, "--runs", runs, "--until", stage])
+    print(*sorted({{name.partition(".")[0] for name in sys.modules}} & {set(HEAVY)}), file=sys.stderr)
+"""
+
+
+@pytest.mark.slow
+def test_a_stage_loads_no_heavy_library_that_it_does_not_use(tmp_path: Path) -> None:
+    recipe = small.recipe("bert", max_steps=1)
+    recipe["stages"]["topics"] |= {"model": small.MODELS["bert"], "tokenizer": "stage:words"}
+    stages = ("wiki", "words", "topics")
+    done = subprocess.run(
+        [sys.executable, "-c", LOADED_BY_STAGES, small.write(tmp_path, recipe), tmp_path / "runs", *stages],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
+    rows, words, topics = (set(line.split()) for line in done.stderr.splitlines())
+    assert rows == {"datasets", "numpy", "pyarrow"}
+    assert words == rows | {"tokenizers", "torch", "transformers"}
+    assert topics == set(HEAVY) - {"sklearn"}
+
+
 def test_plan_says_done_or_why(finished: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
     path, runs = finished
     code = main(["plan", str(path), "--runs", str(runs), "--set", "topics.training.learning_rate=2e-3"])

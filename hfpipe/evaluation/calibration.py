@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from scipy.optimize import minimize_scalar
 from scipy.special import expit
-from sklearn.metrics import precision_recall_curve
 from torch.nn import functional as F
 
 from hfpipe.distributed.sharding import keep_models_whole
@@ -123,6 +122,8 @@ def fit_thresholds(logits: torch.Tensor, labels: torch.Tensor) -> list[float | N
 def _find_threshold(scores: np.ndarray, truth: np.ndarray) -> float | None:
     if truth.all() or not truth.any():
         return None
+    from sklearn.metrics import precision_recall_curve  # a second, which other calibrations do not need
+
     precision, recall, limits = precision_recall_curve(truth, scores)
     total = precision + recall
     f1 = np.divide(2 * precision * recall, total, out=np.zeros_like(total), where=total > 0)[:-1]

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy.stats import binom
 
 
 class PairedTest(NamedTuple):
@@ -22,6 +21,8 @@ def run_mcnemar_test(first: int, second: int) -> PairedTest:
     The exact conditional test (a binomial test of the rows on which the two differ) with mid-P, which keeps
     the level and is less conservative than the exact one (Fagerland, Lydersen & Laake, 2013).
     """
+    from scipy.stats import binom  # half a second, which a training does not need
+
     fewer, total = min(first, second), first + second
     tail = binom.cdf(fewer, total, 0.5) - binom.pmf(fewer, total, 0.5) / 2
     return PairedTest("mcnemar-midp", float(min(1.0, 2 * tail)))

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from scipy.optimize import brentq
-from scipy.stats import t as student
+from scipy.special import stdtrit  # Student's t, without the second that scipy.stats takes to load
 
 from hfpipe.metrics.paired_tests import PairedTest
 from hfpipe.metrics.series import Series
@@ -212,9 +212,7 @@ def widen_interval(
     `value` is the score of the only system.
     """
     center = float(systems[0].values[0]) if value is None else value
-    halves = [
-        student.ppf((1 + confidence) / 2, df) * se for se, df in map(_compute_seed_error, systems) if df
-    ]
+    halves = [stdtrit(df, (1 + confidence) / 2) * se for se, df in map(_compute_seed_error, systems) if df]
     bounds = systems[0].bounds if value is None else (None, None)
     lower = center - math.hypot(center - low, *halves)
     upper = center + math.hypot(high - center, *halves)
@@ -254,7 +252,7 @@ def _find_level(difference: float, parts: Sequence[tuple[float, int]]) -> float:
         return 1.0 if difference == 0 else 0.0
 
     def excess(level: float) -> float:
-        return math.hypot(*(student.isf(level / 2, df) * error for error, df in parts)) - difference
+        return math.hypot(*(-stdtrit(df, level / 2) * error for error, df in parts)) - difference
 
     least = 1e-12
     if difference == 0:

@@ -12,8 +12,7 @@ from tokenizers import Tokenizer as Backend
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from hfpipe.errors import StageError, format_one_line
-from hfpipe.modeling.loading.checkpoint_files import check_tokenizer_files
-from hfpipe.modeling.loading.models import get_name_and_revision
+from hfpipe.modeling.loading.checkpoint_files import check_tokenizer_files, get_name_and_revision
 from hfpipe.references.places import Place
 from hfpipe.tokenization.encoding import encode_texts
 from hfpipe.tokenization.special_tokens import Style

@@ -1,4 +1,7 @@
-"""Trivial text classifiers and regressions of scikit-learn, as baselines."""
+"""Trivial text classifiers and regressions of scikit-learn, as baselines.
+
+scikit-learn is imported by what fits one, because trainings load this module and not its second of imports.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +12,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from sklearn.dummy import DummyClassifier, DummyRegressor
-from sklearn.feature_extraction.text import TfidfVectorizer
-from sklearn.linear_model import LogisticRegression, Ridge
-from sklearn.multiclass import OneVsRestClassifier
-from sklearn.pipeline import make_pipeline
 
 from hfpipe.errors import StageError, get_first_line
 from hfpipe.metrics.scores.segmentation import extract_terms, is_nearly_ascii
@@ -75,7 +73,7 @@ class TextBaseline(ABC):
         }
 
     def _predict_probabilities(self, texts: list[str]) -> np.ndarray:
-        if isinstance(self._fitted, DummyRegressor):
+        if not hasattr(self._fitted, "predict_proba"):  # frequencies of labels, which Majority predicts
             return self._fitted.predict(texts).reshape(len(texts), self.classes)
         found = self._fitted.predict_proba(texts)
         if self.kind == "labels":
@@ -91,6 +89,8 @@ class Majority(TextBaseline):
     name = "majority"
 
     def create_estimator(self, texts: Sequence[str], reference: np.ndarray) -> Any:
+        from sklearn.dummy import DummyClassifier, DummyRegressor
+
         return DummyClassifier(strategy="prior") if self.kind == "label" else DummyRegressor()
 
 
@@ -105,6 +105,12 @@ class Tfidf(TextBaseline):
     name = "tfidf"
 
     def create_estimator(self, texts: Sequence[str], reference: np.ndarray) -> Any:
+        from sklearn.dummy import DummyClassifier
+        from sklearn.feature_extraction.text import TfidfVectorizer
+        from sklearn.linear_model import LogisticRegression, Ridge
+        from sklearn.multiclass import OneVsRestClassifier
+        from sklearn.pipeline import make_pipeline
+
         english = is_nearly_ascii(texts)
         chosen = extract_terms if _need_one_letter(texts, reference, english=english) else _extract_terms
         words = TfidfVectorizer(sublinear_tf=True, analyzer=partial(chosen, english=english))

@@ -1,4 +1,4 @@
-"""Checks the files of a model, adapter or tokenizer before they are loaded."""
+"""Checks the files of a model, adapter or tokenizer before they are loaded; needs no model code."""
 
 from __future__ import annotations
 
@@ -24,6 +24,11 @@ JSON_FILES = (CONFIG, ADAPTER_CONFIG, "generation_config.json", "tokenizer_confi
 """Files that must contain a mapping if they exist."""
 EXPLICIT = "transformers_weights"
 """Entry of a config that names the weights file; Transformers uses it."""
+
+
+def get_name_and_revision(place: Path | Place) -> tuple[str, str | None]:
+    """Return name and revision in the form that Transformers expects."""
+    return (str(place), None) if isinstance(place, Path) else place.hub or (str(place), None)
 
 
 def check_tokenizer_files(place: Path | Place) -> None:

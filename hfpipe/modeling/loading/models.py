@@ -18,7 +18,7 @@ from hfpipe.errors import HfpipeError, StageError, format_one_line, is_out_of_me
 from hfpipe.library_output import silence_libraries
 from hfpipe.modeling.exports.formats import is_export
 from hfpipe.modeling.exports.reading import open_export
-from hfpipe.modeling.loading.checkpoint_files import check_model_files
+from hfpipe.modeling.loading.checkpoint_files import check_model_files, get_name_and_revision
 from hfpipe.modeling.loading.class_head import HeadChange, compare_heads
 from hfpipe.modeling.loading.config import create_special_token_entries, derive_sizes, disable_dropout
 from hfpipe.modeling.loading.lora import find_base, merge_adapter, read_adapter_config, read_merged_config
@@ -286,11 +286,6 @@ def _merge_adapter(
     base = _load_base(adapter, auto_class, Path(name), seed, trust_remote_code=trust_remote_code)
     model, held = merge_adapter(base.model, name, revision, local=local)
     return Base(model, [name for name in base.initialized if name not in held])
-
-
-def get_name_and_revision(place: Path | Place) -> tuple[str, str | None]:
-    """Return name and revision in the form that Transformers expects."""
-    return (str(place), None) if isinstance(place, Path) else place.hub or (str(place), None)
 
 
 def _load_base(

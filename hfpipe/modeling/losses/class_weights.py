@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from sklearn.utils.class_weight import compute_class_weight
 
 from hfpipe.errors import Problem, SettingError
 from hfpipe.recipe.messages import join_names
@@ -44,6 +43,8 @@ def flatten_tags(tags: Sequence[Sequence[int]]) -> np.ndarray:
 
 def _balance_classes(labels: Any, names: Sequence[str]) -> np.ndarray:
     """Return `n / (k · n_c)` of each class (King and Zeng, 2001, as in scikit-learn)."""
+    from sklearn.utils.class_weight import compute_class_weight
+
     ids = np.asarray(labels)
     _reject_classes(np.bincount(ids, minlength=len(names)) == 0, names, "in no row")
     return compute_class_weight("balanced", classes=np.arange(len(names)), y=ids)
@@ -51,6 +52,8 @@ def _balance_classes(labels: Any, names: Sequence[str]) -> np.ndarray:
 
 def _balance_labels(labels: Any, names: Sequence[str]) -> np.ndarray:
     """Return for each class the balanced weight of the rows that have it, relative to the other rows."""
+    from sklearn.utils.class_weight import compute_class_weight
+
     there = np.zeros((len(labels), len(names)), dtype=np.int64)
     for row, ids in zip(there, labels, strict=True):
         row[list(ids)] = 1

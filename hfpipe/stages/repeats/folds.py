@@ -37,11 +37,11 @@ def select_held_out_rows(
 
     Raises StageError when the rows cannot be split into so many folds.
     """
-    from hfpipe.data.folds import assign_folds
-
     folds, task = stage.fold_settings, stage.task
     if folds is None or stage.fold is None:
         return None
+    from hfpipe.data.folds import assign_folds  # scikit-learn takes a second
+
     label = next((name for name in task.columns if facts.columns.get(name) == "label"), None)
     try:
         found = assign_folds(
