@@ -417,7 +417,11 @@ except HfpipeError as error:
 def test_a_full_disk_is_an_error_of_one_line(tmp_path: Path) -> None:
     (tmp_path / "data.jsonl").write_text(ROWS)
     done = subprocess.run(
-        [sys.executable, "-c", FULL, str(tmp_path)], capture_output=True, text=True, check=True, timeout=60
+        [sys.executable, "-B", "-c", FULL, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
     )
     assert done.stdout.startswith(f"StageError {tmp_path / 'out'}: the disk is full or the file too large (")
     assert done.stdout.count("\n") == 1
