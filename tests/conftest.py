@@ -31,6 +31,28 @@ OFFLINE = {
 Tests fork after tokenizing, hence the last but one; tiny models lose more to waiting threads than they gain.
 """
 
+LONGEST = (
+    "test_notebooks",
+    "test_conformance",
+    "test_supervision",
+    "test_processes",
+    "test_demo_page",
+    "test_jobs",
+    "test_bench_cpu",
+    "test_elastic",
+    "test_sharding",
+    "test_search",
+    "test_resume",
+    "test_adapters",
+    "test_bench_gpu",
+    "test_compiled",
+    "test_doctor",
+    "test_muon",
+    "test_fuzz",
+    "test_recipes",
+)
+"""Files that take a minute or so: one that began late would be waited for with one process at work."""
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the option to bring expected messages up to date."""
@@ -51,13 +73,15 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the files with slow tests first: quick ones at the end let the processes end together."""
+    """Put the longest files first, then those with slow tests: quick ones let the processes end together."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: item.path not in slow)
+    ranks = {name: rank for rank, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: (item.path not in slow, ranks.get(item.path.stem, len(ranks))))
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Cut the libraries off from the network and from this user's caches, before any of them is imported."""
+    gc.set_threshold(10_000, 10, 10)  # as the command line does
     if config.getoption(updating.OPTION):
         config.pluginmanager.register(updating.ListChanged(pytest.raises), "list-changed-messages")
     os.environ.pop(

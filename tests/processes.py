@@ -13,13 +13,13 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import small
 import yaml
-from commands import LIMIT
+from commands import LIMIT, wait_until
 
 CONFIGS = small.ROOT / "recipes" / "accelerate"
 PRELOADED = [
@@ -68,8 +68,10 @@ def environment(config: Path) -> dict[str, str]:
     return prepare_multi_gpu_env(arguments)
 
 
-def run(path: Path, runs: Path, config: Path, killed_after: str | None = None) -> None:
-    """Run a recipe in the processes of a config. Raises AssertionError with their traces.
+def run(
+    path: Path, runs: Path, config: Path, killed_after: str | None = None, until: str | None = None
+) -> None:
+    """Run a recipe, up to `until`, in the processes of a config. Raises AssertionError with their traces.
 
     `killed_after` is a pattern below `runs`: once such a file is there, all are killed.
     """
@@ -78,7 +80,7 @@ def run(path: Path, runs: Path, config: Path, killed_after: str | None = None) -
     log = runs.parent / f"{config.stem}.log"
     port = context.Value("i", 0)
     started = [
-        context.Process(target=_process, args=(rank, world, port, config, path, runs, log))
+        context.Process(target=_process, args=(rank, world, port, config, path, runs, log, until))
         for rank in range(world)
     ]
     for process in started:
@@ -110,7 +112,8 @@ def _forking() -> Any:
 @contextlib.contextmanager
 def run_command(output: Path, *arguments: str | Path, **environ: str) -> Iterator[Any]:
     """Run the command line, which writes into a file; yields its process, which is killed at the end."""
-    process = _forking().Process(target=_command, args=(output, list(map(str, arguments)), environ))
+    given = (output, list(map(str, arguments)), environ, Path.cwd())
+    process = _forking().Process(target=_command, args=given)
     process.start()
     try:
         yield process
@@ -119,10 +122,18 @@ def run_command(output: Path, *arguments: str | Path, **environ: str) -> Iterato
         process.join()
 
 
-def _command(output: Path, arguments: list[str], environ: dict[str, str]) -> None:
+def kill_once(holds: Callable[[], Any], *arguments: str | Path) -> None:
+    """Run the command line, and kill it as soon as something is true, which is before it ends."""
+    with run_command(Path(os.devnull), *arguments) as process:
+        wait_until(lambda: holds() or process.exitcode is not None, pause=0.002)
+        assert process.exitcode is None, "the command ended before"
+
+
+def _command(output: Path, arguments: list[str], environ: dict[str, str], folder: Path) -> None:
     """Be the process of a command."""
     from hfpipe.cli.main import main
 
+    os.chdir(folder)
     os.environ.update(environ)
     with output.open("w", encoding="utf-8") as file:
         for descriptor in (1, 2):
@@ -145,6 +156,7 @@ def _process(
     path: Path,
     runs: Path,
     log: Path,
+    until: str | None,
 ) -> None:
     """Be one process, as `accelerate launch -m hfpipe run` starts it."""
     import hfpipe
@@ -162,7 +174,7 @@ def _process(
     os.environ.update(environment(config) | {name: str(value) for name, value in own.items()})
     with log.open("a", encoding="utf-8") as file, contextlib.redirect_stderr(file):
         try:
-            hfpipe.run(hfpipe.load(path), runs, say=lambda _: None)
+            hfpipe.run(hfpipe.load(path), runs, until=until, say=lambda _: None)
         except BaseException:
             traceback.print_exc()
             file.flush()

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import processes
 import pytest
 import small
 import torch
@@ -170,8 +171,7 @@ def test_two_processes_train_the_adapter_of_one(trained: Any, tmp_path: Path) ->
     made["stages"]["topics"]["model"] = str(trained.folders["pretrain"])
     path = small.write(tmp_path, made)
     alone = outcome(hfpipe.run(hfpipe.load(path), tmp_path / "alone", say=lambda _: None), ["topics"])
-    done = small.hfpipe("run", path, "--runs", tmp_path / "together", "--processes", "2")
-    assert done.returncode == 0, done.stderr[-3000:]
+    processes.run(path, tmp_path / "together", processes.config_file(tmp_path, "ddp", 2))
     together = outcome(hfpipe.open(path, tmp_path / "together"), ["topics"])
     assert together.keys() == alone.keys()
     for key, value in alone.items():

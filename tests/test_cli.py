@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -323,16 +324,22 @@ def test_output_that_does_not_fit_on_a_disk_ends_with_1_in_one_line() -> None:
     assert done.stderr == "hfpipe: No space left on device; fix the cause and run again\n"
 
 
-def told(*arguments: str | Path) -> list[str]:
-    """Run the command line, which has to end well, and return the names of the stages that ran."""
-    done = small.hfpipe("run", *arguments)
-    assert done.returncode == 0, done.stderr
-    said = [line for line in done.stdout.splitlines() if " · " in line]
-    return [line.partition(":")[0] for line in said if ": done · " not in line]
+@pytest.fixture
+def told(capsys: pytest.CaptureFixture[str]) -> Callable[..., list[str]]:
+    """Return a function that runs a recipe, which has to end well, and lists the stages that ran."""
+
+    def run(*arguments: str | Path) -> list[str]:
+        assert main(["run", *map(str, arguments)]) == 0
+        said = [line for line in capsys.readouterr().out.splitlines() if " · " in line]
+        return [line.partition(":")[0] for line in said if ": done · " not in line]
+
+    return run
 
 
 @pytest.mark.slow
-def test_real_stages_rerun_below_a_change_and_nowhere_else(rivers: Path, tmp_path: Path) -> None:
+def test_real_stages_rerun_below_a_change_and_nowhere_else(
+    rivers: Path, tmp_path: Path, told: Callable[..., list[str]]
+) -> None:
     runs = tmp_path / "runs"
     assert told(rivers, "--runs", runs) == ["rows", "words"]
     assert told(rivers, "--runs", runs, "--processes", "2") == []
@@ -424,14 +431,16 @@ def test_an_interrupted_run_ends_with_130_and_says_how_to_resume(
 
 
 @pytest.mark.slow
-def test_a_disk_that_fills_up_ends_with_1_in_one_line(rivers: Path, tmp_path: Path) -> None:
+def test_a_disk_that_fills_up_ends_with_1_in_one_line(
+    rivers: Path, tmp_path: Path, told: Callable[..., list[str]]
+) -> None:
     runs = tmp_path / "runs"
     assert told(rivers, "--runs", runs, "--until", "rows") == ["rows"]
     before = {path: path.read_bytes() for path in (runs / "rivers").rglob("*") if path.is_file()}
     limit = "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (600, 600)); "
     program = limit + "from hfpipe.cli.main import main; sys.exit(main(sys.argv[1:]))"
     done = subprocess.run(
-        [sys.executable, "-c", program, "run", rivers, "--runs", runs],
+        [sys.executable, "-B", "-c", program, "run", rivers, "--runs", runs],  # -B: modules would be cut, too
         capture_output=True,
         text=True,
         check=False,

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 import small
-from commands import LIMIT, kill_hfpipe_once, read_pids, start_hfpipe, wait_for_end
+from commands import LIMIT, read_pids, start_hfpipe, wait_for_end
+from processes import kill_once
 
 import hfpipe
 from hfpipe import api
@@ -274,7 +275,7 @@ def test_a_killed_run_of_jobs_gives_bit_for_bit_what_one_stage_after_the_other_g
     def both_have_a_checkpoint() -> bool:
         return len({file.parts[-4] for file in runs.glob("*/.work/checkpoint-*/complete.json")}) >= 2
 
-    kill_hfpipe_once(both_have_a_checkpoint, "run", "small.yaml", "--jobs", "2", cwd=tmp_path)
+    kill_once(both_have_a_checkpoint, "run", path, "--runs", runs.parent, "--jobs", "2")
     said: list[str] = []
     jobs = api.run(hfpipe.load(path), tmp_path / "runs", say=said.append, launch=Launch(jobs=2))
     assert {line.partition(":")[0] for line in said} == set(alone.reports)

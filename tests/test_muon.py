@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import processes
 import pytest
 import small
 import torch
@@ -188,8 +189,7 @@ def test_a_run_with_muon_is_resumed_and_shared_without_a_difference(straight: Pa
     assert "resuming from checkpoint-4" in (resumed.folders["pretrain"] / "stage.log").read_text()
     for stage in ("pretrain", "topics"):
         assert weights(resumed.folders[stage]) == weights(first.folders[stage])
-    done = small.hfpipe("run", path, "--runs", shared, "--processes", "2", "--until", "pretrain")
-    assert done.returncode == 0, done.stderr[-3000:]
+    processes.run(path, shared, processes.config_file(tmp_path, "ddp", 2), until="pretrain")
     one, two = (
         small.history(hfpipe.open(path, runs).reports["pretrain"].model_dump()) for runs in (straight, shared)
     )

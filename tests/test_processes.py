@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import processes
 import pytest
 import small
 
 import hfpipe
+from hfpipe.cli.main import main
 from hfpipe.runs.run import Run
 
 LAUNCH = ("accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--main_process_port", "0")
@@ -69,11 +71,13 @@ def test_two_processes_give_the_losses_gradients_and_scores_of_one(
 
 
 @pytest.mark.slow
-def test_a_step_that_the_processes_cannot_share_is_refused_in_one_line(tmp_path: Path) -> None:
+def test_a_step_that_the_processes_cannot_share_is_refused_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = small.write(tmp_path, small.recipe(per_device_train_batch_size=7))
-    done = small.hfpipe("run", path, "--runs", tmp_path / "runs", "--processes", "2")
-    assert done.returncode == 2
-    assert "which 2 processes cannot share; make their product a multiple of 2" in done.stderr
+    assert main(["run", str(path), "--runs", str(tmp_path / "runs"), "--processes", "2"]) == 2
+    refused = capsys.readouterr().err
+    assert "which 2 processes cannot share; make their product a multiple of 2" in refused
     assert not list((tmp_path / "runs").rglob("report.json"))
 
 
@@ -106,6 +110,6 @@ def test_a_stage_is_not_cleared_away_while_another_process_still_reads_it(tmp_pa
     made["stages"]["topics"] |= {"tokenizer": "stage:words", "model": small.MODELS["bert"]}
     made["stages"]["score"]["task"] = {"kind": "slow.py:Slow", "length": 32}
     runs = tmp_path / "runs"
-    done = small.hfpipe("run", small.write(tmp_path, made), "--runs", runs, launcher=LAUNCH)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert "result: accuracy" in done.stdout
+    path = small.write(tmp_path, made)
+    processes.run(path, runs, processes.config_file(tmp_path, "ddp", 2))
+    assert hfpipe.open(path, runs).reports["score"].scores

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import small
-from commands import kill_hfpipe_once
+from processes import kill_once
 
 import hfpipe
 from hfpipe import api
@@ -165,7 +165,7 @@ def kill_within(path: Path, runs: Path, first: int, *arguments: str) -> None:
     def is_there() -> bool:
         return any(int(file.parts[-4]) >= first for file in runs.glob(pattern))
 
-    kill_hfpipe_once(is_there, "run", path, "--runs", runs, "--until", "topics@search", *arguments)
+    kill_once(is_there, "run", path, "--runs", runs, "--until", "topics@search", *arguments)
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+from conftest import LONGEST
 
 PACKAGE = Path(__file__).parent.parent / "hfpipe"
 MODULES = sorted(PACKAGE.rglob("*.py"))
@@ -130,6 +131,10 @@ def test_no_class_of_a_task_is_more_than_two_steps_below_its_root() -> None:
     }
     assert depths["Translation"] == 2
     assert {name: steps for name, steps in depths.items() if steps > 2} == {}
+
+
+def test_the_files_of_tests_that_start_first_exist() -> None:
+    assert [name for name in LONGEST if not Path(__file__).with_name(f"{name}.py").exists()] == []
 
 
 def test_one_module_reads_rank_and_world_size_from_the_environment() -> None:

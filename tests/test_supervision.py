@@ -24,6 +24,7 @@ from commands import (
     wait_for_end,
 )
 
+import hfpipe
 from hfpipe.errors import StageError
 from hfpipe.runner.supervision import Started, coordinate, join_run
 from hfpipe.store.store import Store
@@ -203,13 +204,15 @@ class Stops(TextClassification):
 
 
 def stopping(folder: Path) -> Path:
-    """Write a recipe of that task into a folder."""
+    """Write a recipe of that task into a folder, and run what its training reads."""
     (folder / "stops.py").write_text(STOPS, encoding="utf-8")
     made = small.recipe("bert", max_steps=8, save_steps=4)
     del made["stages"]["pretrain"], made["stages"]["score"]
     task = {"kind": "stops.py:Stops", "length": 32}
     made["stages"]["topics"] |= {"task": task, "tokenizer": "stage:words", "model": small.MODELS["bert"]}
-    return small.write(folder, made)
+    path = small.write(folder, made)
+    hfpipe.run(hfpipe.load(path), folder / "runs", until="words", say=lambda _: None)
+    return path
 
 
 @contextmanager
