@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hfpipe import number_format
-from hfpipe.distributed.process_layout import Arrangement
+from hfpipe.distributed.process_layout import Arrangement, ProcessLayout
 from hfpipe.errors import HfpipeError
 from hfpipe.estimation.disk import (
     DiskUse,
@@ -85,7 +85,9 @@ def estimate_sizes(
     memory is estimated either. Memory is per process of `launch`. Raises RecipeError when its Accelerate
     config is wrong.
     """
-    known, processes = Known(recipe.base, steps), arrange_processes(launch)
+    known = Known(recipe.base, steps)
+    # Only memory depends on the processes, and finding their device loads torch, before every run.
+    processes = arrange_processes(launch) if sampled else Arrangement(ProcessLayout(1))
     return [_estimate_stage(step, known, processes, sampled=sampled) for step in steps]
 
 
