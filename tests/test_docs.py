@@ -197,7 +197,7 @@ def explained(folder: Path, change: Callable[[str], str] = str) -> hfpipe.Recipe
 
 
 def test_the_recipe_that_the_readme_explains_is_right(tmp_path: Path) -> None:
-    assert list(explained(tmp_path).stages) == ["wiki", "words", "pretrain", "topics", "score"]
+    assert list(explained(tmp_path).stages) == ["wiki", "labelled", "words", "pretrain", "topics", "score"]
 
 
 def test_every_block_of_yaml_is_a_recipe_or_has_a_test_of_its_own() -> None:

@@ -146,7 +146,7 @@ def describe_model(run: Run, place: str) -> str:
         parts[0] += f" with {number_format.format_count(report.facts['parameters'])} parameters"
     data = run.reports.get(Place(str(settings.get("data", ""))).stage or "")
     if data is not None and data.data is not None and "train" in data.data.splits:
-        rows = f"{data.data.splits['train']:,} rows of the data set {name_place(settings['data'])}"
+        rows = f"{data.data.splits['train']:,} rows of the data set '{name_place(settings['data'])}'"
         parts.append(f"trained on {rows}")
     if start := _describe_start(run, base):
         parts.append(start)
@@ -162,12 +162,12 @@ def _describe_start(run: Run, base: Any) -> str:
     stage = Place(str(base)).stage
     task = run.made(stage).identity.settings.get("task") if stage in run.reports else None
     kind = f" (a model for {task['kind']})" if task and task.get("kind") else ""
-    return f"starting from {name_place(base)}{kind}"
+    return f"starting from '{name_place(base)}'{kind}"
 
 
 def _describe_score(score: Score, settings: Mapping[str, Any]) -> str:
     split, data = settings.get("split"), settings.get("data")
-    where = f" of the {split} split of {name_place(data)}" if split and data else ""
+    where = f" of the {split} split of '{name_place(data)}'" if split and data else ""
     several = "" if score.spread is None else f"; {number_format.describe_spread(score.spread)}"
     return f"on {score.n:,} rows{where}{several}"
 
@@ -341,5 +341,5 @@ def _check_calibration(report: Report) -> Iterator[Finding]:
     if ece is not None:
         state: State = "warn" if ece.value >= MISCALIBRATED else "good"
         off = number_format.format_number(ece.value)
-        limit = f"expected calibration error; from {MISCALIBRATED} on it is a warning"
+        limit = f"expected calibration error; {MISCALIBRATED} or more is a warning"
         yield Finding(state, f"Probabilities are off by {off} on average ({limit}).")
