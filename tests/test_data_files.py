@@ -6,6 +6,7 @@ import csv
 import gzip
 import io
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -311,10 +312,19 @@ def test_a_limit_of_one_split_leaves_the_others_complete(tmp_path: Path, make_da
     assert open_split(folder, "train")["text"][:] == open_split(both, "train")["text"][:]
 
 
-def test_a_limit_of_a_split_that_the_source_lacks_is_refused(tmp_path: Path, make_data: Make) -> None:
-    (tmp_path / "data.txt").write_text("a\nb\n")
-    with pytest.raises(DataError, match="limit: the source has no split 'train'; its splits: none"):
-        make_data({"source": {"files": "data.txt"}, "limit": {"train": 1}})
+def test_a_split_that_a_stage_makes_is_sampled_by_another_stage_as_advised(
+    tmp_path: Path, make_data: Make
+) -> None:
+    (tmp_path / "data.txt").write_text("".join(f"{n}\n" for n in range(50)))
+    plain = {"source": {"files": "data.txt"}, "split": {"test": 0.2}}
+    with pytest.raises(DataError, match="limit: the source has no split 'train'; its splits: none") as caught:
+        make_data({**plain, "limit": {"train": 5}})
+    _, above = make_data(plain, name="above")
+    [advised] = re.findall("`(.*)`", str(caught.value))
+    source = yaml.safe_load(advised.replace("NAME", "above"))
+    report, _ = make_data({**source, "limit": {"train": 5}}, inputs={"above": above}, name="few")
+    assert isinstance(report.data, DataFacts)
+    assert report.data.splits == {"train": 5, "test": open_split(above, "test").num_rows}
 
 
 def test_the_same_settings_write_the_same_bytes(tmp_path: Path, make_data: Make) -> None:
