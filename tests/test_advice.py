@@ -548,7 +548,7 @@ ELSEWHERE: dict[str, str] = {
     "is trained once without each fold": "test_a_split_of_folds_is_evaluated_as_advised",
     "not the weights of rows": "test_weights_of_rows_are_left_out_as_advised",
     "…; write … next to it": "test_weights_that_the_data_set_implies_are_switched_off_next_to_a_teacher",
-    "limit: the source has no split": "test_a_split_that_a_stage_makes_is_sampled_by_another_stage_as_advised",
+    "limit: the source has no split": "test_a_split_that_a_stage_makes_is_sampled_by_another_as_advised",
     "`loss: {row_weights: null}` or another task": "test_a_loss_without_weights_is_the_one_of_the_task",
     "…, then add `--task …": "test_what_predict_advises_runs_when_pasted",
 }

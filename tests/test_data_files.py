@@ -312,9 +312,7 @@ def test_a_limit_of_one_split_leaves_the_others_complete(tmp_path: Path, make_da
     assert open_split(folder, "train")["text"][:] == open_split(both, "train")["text"][:]
 
 
-def test_a_split_that_a_stage_makes_is_sampled_by_another_stage_as_advised(
-    tmp_path: Path, make_data: Make
-) -> None:
+def test_a_split_that_a_stage_makes_is_sampled_by_another_as_advised(tmp_path: Path, make_data: Make) -> None:
     (tmp_path / "data.txt").write_text("".join(f"{n}\n" for n in range(50)))
     plain = {"source": {"files": "data.txt"}, "split": {"test": 0.2}}
     with pytest.raises(DataError, match="limit: the source has no split 'train'; its splits: none") as caught:
