@@ -37,21 +37,21 @@ def is_compiling_worthwhile(tokens: int) -> bool:
     return tokens >= 50_000_000 and torch.utils._triton.has_triton()
 
 
-def compile_model(model: Any, *, static: bool) -> None:
-    """Compile a model in place, which preserves the names of the weights.
+def compile_model(model: Any, *, static: bool, mode: str = "default") -> None:
+    """Compile a model in place, in a mode of torch.compile, which preserves the names of the weights.
 
     With `static` batches of one shape the whole model is compiled, otherwise only its layers, because the
     shapes in the head vary.
     """
     if static:
-        model.compile(dynamic=False)
+        model.compile(dynamic=False, mode=mode)
     else:
-        unwrap_peft_model(model).base_model.compile()
+        unwrap_peft_model(model).base_model.compile(mode=mode)
 
 
-def compile_loss(loss: Callable[..., Any]) -> Callable[..., Any]:
+def compile_loss(loss: Callable[..., Any], mode: str = "default") -> Callable[..., Any]:
     """Return a loss compiled for batches of one shape."""
-    compiled = torch.compile(loss, dynamic=False)
+    compiled = torch.compile(loss, dynamic=False, mode=mode)
 
     def compute(*arguments: Any) -> Any:
         with warnings.catch_warnings():

@@ -15,7 +15,7 @@ from hfpipe.distributed.sharding import uses_deepspeed
 from hfpipe.encoding.sampler import BatchLayout, compute_batch_layout
 from hfpipe.errors import StageError, format_one_line
 from hfpipe.modeling.performance import count_loader_workers, on_cpu, supports_bf16
-from hfpipe.recipe.training import budget, muon
+from hfpipe.recipe.training import budget, compile_modes, muon
 from hfpipe.recipe.training.defaults import add_defaults
 from hfpipe.training.liger import remove_liger_on_cpu
 from hfpipe.training.speed.energy import remove_codecarbon
@@ -24,8 +24,9 @@ if TYPE_CHECKING:
     from hfpipe.metrics.metric import Metric
     from hfpipe.training.speed.choice import Speed
 
-OWN = ("budget", "bf16", "compile")
-"""Settings of `training:` that TrainingArguments lacks or that accept more values than there."""
+OWN = ("budget", "bf16", "compile", compile_modes.NAME)
+"""Settings of `training:` that TrainingArguments lacks, that accept more values than there, or that hfpipe
+applies itself."""
 CHECKPOINTINGS = ("activation_checkpointing", "gradient_checkpointing")
 """Names of activation checkpointing in newer and older versions of Transformers."""
 CHECKPOINTING = next(name for name in CHECKPOINTINGS if name in TrainingArguments.__dataclass_fields__)

@@ -19,7 +19,7 @@ from hfpipe.distributed.world import is_first_process
 from hfpipe.errors import StageError, format_one_line
 from hfpipe.library_output import allow_forks, silence_libraries
 from hfpipe.modeling.half_weights import halve_frozen
-from hfpipe.modeling.performance import is_sharded, keep_memory
+from hfpipe.modeling.performance import is_sharded, keep_memory, on_cpu
 from hfpipe.recipe.training import budget
 from hfpipe.store.artifacts import METRICS
 from hfpipe.store.sealed import read_sealed, write_sealed
@@ -39,6 +39,7 @@ from hfpipe.training.cost import compute_flops, find_shape
 from hfpipe.training.liger import check_liger
 from hfpipe.training.resuming import Resume
 from hfpipe.training.speed.choice import Length, choose_speed
+from hfpipe.training.speed.compile_mode import ModeTrial, check_mode, choose_mode
 from hfpipe.training.speed.energy import measure_energy
 from hfpipe.training.speed.micro_batch import MemoryTrial, MicroBatch, fit_micro_batch, get_gpu
 from hfpipe.training.speed.throughput import estimate_steps
@@ -114,8 +115,8 @@ def _create_trainer(
         check_liger(parts.model.config.model_type)
     try:
         muon = get_muon_options(training)
-        compiled = plan.speed.compiled
-        return TaskTrainer(parts, args, plan.shares, compiled=compiled, muon=muon, stop=ctx.stop)
+        mode = plan.speed.compile_mode
+        return TaskTrainer(parts, args, plan.shares, compile_mode=mode, muon=muon, stop=ctx.stop)
     except (ValueError, RuntimeError, ImportError) as error:  # for example, a tracker that is not installed
         raise StageError(
             f"training: Transformers rejects these arguments: {format_one_line(error)}"
@@ -144,12 +145,15 @@ def _plan(parts: Training, training: Mapping[str, Any], ctx: RunContext) -> Trai
     decided = ctx.work / "steps.json"
     steps = compute_steps(training, len(parts.train), tokens, shares.total)
     seconds = budget.parse_budget(training["budget"]).seconds if steps is None else None
-    speed = choose_speed(training, parts, shares, ctx.seed, Length(steps, seconds), ctx.work)
+    length = Length(steps, seconds)
+    speed = choose_speed(training, parts, shares, ctx.seed, length, ctx.work)
     if speed.bf16 and not is_sharded():
         halve_frozen(parts.model)
     fit, device = MicroBatch(shares), get_gpu()
     if device is not None:
         fit = fit_micro_batch(MemoryTrial(training, parts, shares, ctx.seed, speed, device), ctx.work)
+    check_mode(speed, fit.shares, "cpu" if on_cpu() else "cuda")
+    speed = choose_mode(ModeTrial(training, parts, fit, ctx.seed, speed, length, device), ctx.work)
     if steps is None:
         if not decided.exists():
             assert seconds is not None
@@ -187,6 +191,7 @@ def _collect_facts(trainer: TaskTrainer, plan: TrainingPlan) -> dict[str, Any]:
         "tokens": round(trainer.state.global_step * plan.shares.total * float(lengths.mean())),
         "bf16": plan.speed.bf16,
         "compiled": plan.speed.compiled,
+        "compile_mode": plan.speed.compile_mode,
         "speed": plan.speed.measured.model_dump() if plan.speed.measured else None,
         "train_seconds": round(seconds, 1),
         "validation": {

@@ -31,6 +31,7 @@ from hfpipe.modeling.losses.head_loss import (
 from hfpipe.modeling.losses.losses import forward
 from hfpipe.modeling.losses.token_distillation import TokenDistillation
 from hfpipe.modeling.performance import compile_loss, compile_model, run_uncompiled
+from hfpipe.recipe.training.compile_modes import GRAPH_MODES
 
 if TYPE_CHECKING:
     from torch import nn
@@ -142,19 +143,30 @@ class TrainingStep:
 class CompiledStep:
     """Computes micro-batches of one shape with model and loss compiled, and any other batch eagerly."""
 
-    def __init__(self, eager: TrainingStep, model: PreTrainedModel, rows: int, autocast: Autocast) -> None:
+    def __init__(
+        self,
+        eager: TrainingStep,
+        model: PreTrainedModel,
+        rows: int,
+        autocast: Autocast,
+        mode: str = "default",
+    ) -> None:
+        """`rows` is the number of examples of a micro-batch, `mode` that of torch.compile."""
         self._eager = eager
         self._model = model
         self._shape = (rows, eager.task.config.length)
         self._autocast = autocast
         loss = eager.objective.loss
-        self._loss = compile_loss(loss) if eager.teaching is None else loss  # which is a loop over chunks
-        self._kernel = torch.compile(compute_softmax_gradient, dynamic=False)
+        self._loss = compile_loss(loss, mode) if eager.teaching is None else loss  # a loop over chunks
+        self._kernel = torch.compile(compute_softmax_gradient, dynamic=False, mode=mode)
+        self._records_graphs = mode in GRAPH_MODES
         self._without_masks: bool | None = None
-        compile_model(model, static=True)
+        compile_model(model, static=True, mode=mode)
 
     def __call__(self, model: Any, batch: Batch) -> tuple[Any, Counted]:
         """Return the same as `TrainingStep`."""
+        if self._records_graphs:
+            torch.compiler.cudagraph_mark_step_begin()  # the outputs of the last step may be overwritten
         if "_original_forward" in vars(self._model):
             # Accelerate would return the logits in float32, as large as everything else; the loss converts
             # them where they are used.

@@ -77,9 +77,9 @@ class TaskTrainer(SplitTrainer):
     On a CPU, a batch of different lengths is split into several forward passes with the same gradients, and a
     model that is not compiled uses faster attention and dropout than torch's.
 
-    `compiled` compiles model and loss. The batches of packed tasks then have one shape, unless the model is
-    sharded, and attention gets no mask without padding. Evaluation, whose batches have many shapes, runs
-    uncompiled.
+    With `compile_mode`, a mode of torch.compile, model and loss are compiled. The batches of packed tasks
+    then have one shape, unless the model is sharded, and attention gets no mask without padding. Evaluation,
+    whose batches have many shapes, runs uncompiled.
     """
 
     _whole_head = False
@@ -91,7 +91,7 @@ class TaskTrainer(SplitTrainer):
         arguments: TrainingArguments,
         shares: BatchLayout,
         *,
-        compiled: bool = False,
+        compile_mode: str | None = None,
         muon: Mapping[str, float] | None = None,
         stop: StopRequest | None = None,
     ) -> None:
@@ -118,18 +118,19 @@ class TaskTrainer(SplitTrainer):
         self.watch = StepWatch(self)
         self.stop = AgreedStop(stop or StopRequest(), self.accelerator)
         self.bare, self._attention_is_chosen = parts.model, parts.attention_is_chosen
-        static = compiled and self._has_one_shape
+        self._compile_mode = compile_mode
+        static = compile_mode is not None and self._has_one_shape
         self._step = self._create_step(static=static)
-        if compiled and not static:
-            compile_model(parts.model, static=False)
+        if compile_mode is not None and not static:
+            compile_model(parts.model, static=False, mode=compile_mode)
         context = self.layout.context
         self.data_collator = replace(
             collator,
             static=static,
-            cut=self._cuts and not compiled,
+            cut=self._cuts and compile_mode is None,
             multiple=2 * context if context > 1 else 1,  # each process has two parts, for equal work
         )
-        self._eager_on_cpu = arguments.device.type == "cpu" and not compiled
+        self._eager_on_cpu = arguments.device.type == "cpu" and compile_mode is None
         self.remove_callback(PrinterCallback)
         self.add_callback(StopIfFinishedCallback())
         self.add_callback(SaveWhenAsked(self.stop))
@@ -145,7 +146,9 @@ class TaskTrainer(SplitTrainer):
             separate=separate,
             objective=self.training_loss,
         )
-        return CompiledStep(eager, self.bare, self.shares.micro, autocast) if static else eager
+        if not static or self._compile_mode is None:
+            return eager
+        return CompiledStep(eager, self.bare, self.shares.micro, autocast, self._compile_mode)
 
     def _train_with_muon(self, options: Mapping[str, float]) -> None:
         """Let Trainer create Muon. Raises StageError if the matrices are split over processes."""

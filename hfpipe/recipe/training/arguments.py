@@ -12,7 +12,7 @@ from hfpipe.recipe.document import KeyProblem
 from hfpipe.recipe.installed import Field, read_installed_arguments
 from hfpipe.recipe.messages import Keys, describe_position, describe_value, format_keys
 from hfpipe.recipe.settings import find_unknown_keys
-from hfpipe.recipe.training import budget, muon, packages
+from hfpipe.recipe.training import budget, compile_modes, muon, packages
 from hfpipe.recipe.training.defaults import find_schedule_fault
 from hfpipe.recipe.training.numbers import describe_number_problem
 
@@ -57,7 +57,6 @@ MANAGED: dict[str, str] = {
     "logging_nan_inf_filter": _OWN_LOSS,
     "torch_compile": _OWN_COMPILE,
     "torch_compile_backend": _OWN_COMPILE,
-    "torch_compile_mode": _OWN_COMPILE,
     "disable_tqdm": "hfpipe shows its own progress, as lines where there is no terminal; delete it",
     "auto_find_batch_size": "the batch size is part of the result; set per_device_train_batch_size",
     "train_sampling_strategy": _OWN_ORDER,
@@ -94,10 +93,16 @@ _OF_WORKERS = (
 def read_arguments() -> Mapping[str, Field]:
     """Return the fields of TrainingArguments; `optim` also accepts hfpipe's addition."""
     known = read_installed_arguments()
-    optim = known["optim"]
+    optim, mode = known["optim"], known[compile_modes.NAME]
     choices = tuple(dict.fromkeys([*optim.form.choices, muon.NAME]))
     own = f"{optim.help} `muon`: Muon for the matrices of the layers, AdamW for all other parameters.".strip()
-    return {**known, "optim": replace(optim, form=replace(optim.form, choices=choices), help=own)}
+    return {
+        **known,
+        "optim": replace(optim, form=replace(optim.form, choices=choices), help=own),
+        compile_modes.NAME: replace(
+            mode, form=replace(mode.form, choices=compile_modes.MODES), help=compile_modes.HELP
+        ),
+    }
 
 
 def list_arguments() -> list[str]:
@@ -154,6 +159,11 @@ def _find_contradictions(given: Mapping[str, Any], path: Keys) -> Iterator[Probl
     if given.get("fp16") is True and given.get("bf16") is True:
         yield KeyProblem(
             f"'fp16' and 'bf16' are both true{describe_position(path)}; keep one", (*path, "fp16")
+        )
+    if given.get("compile") is False and given.get(compile_modes.NAME) is not None:
+        yield KeyProblem(
+            f"{compile_modes.NAME!r} contradicts 'compile: false'{describe_position(path)}; delete one",
+            (*path, compile_modes.NAME),
         )
     for key in _OF_WORKERS:
         if given.get(key) and not given.get("dataloader_num_workers"):

@@ -1,5 +1,7 @@
 """Chooses once per training, from the recipe or by measuring, whether to use bfloat16 and torch.compile.
 
+`compile_mode` then chooses the mode of torch.compile.
+
 On a CPU, neither is always faster, and this cannot be known from the processor's name. Long trainings
 therefore measure both if the cost is small compared to the gain, and store the result for the next run. Short
 ones (below `LEAST_PASSES` or `LEAST_SECONDS`) run in float32 and eagerly.
@@ -16,7 +18,6 @@ split: for BERT 4 × 256, 32 × 128, bfloat16, two halves took 2 % less time and
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from hfpipe.contract import Settings
-from hfpipe.distributed.world import is_first_process
 from hfpipe.encoding.sampler import BatchLayout
 from hfpipe.errors import format_one_line
 from hfpipe.library_output import silence_libraries
@@ -36,8 +36,8 @@ from hfpipe.modeling.performance import (
     on_cpu,
     supports_bf16,
 )
-from hfpipe.store.sealed import read_sealed, write_sealed
-from hfpipe.store.store import report_unreadable
+from hfpipe.recipe.training import compile_modes
+from hfpipe.training.speed.decision import decide_once
 from hfpipe.training.speed.memory import (
     Compilation,
     Measured,
@@ -73,8 +73,6 @@ EPYC)."""
 HOPEFUL = 2.0
 """Compiling is tried if it is expected to save this many times its own duration: models differ by that factor
 from the usual savings."""
-POLL = 0.2
-"""Seconds between checks for the decision of the first process."""
 
 
 class Speed(Settings):
@@ -84,8 +82,15 @@ class Speed(Settings):
     """Whether products are computed in bfloat16."""
     compiled: bool
     """Whether the model is compiled."""
+    mode: str = "default"
+    """Mode of torch.compile."""
     measured: Measured | None = None
     """The measurements behind the choice, if any."""
+
+    @property
+    def compile_mode(self) -> str | None:
+        """The mode of torch.compile, None for a model that is not compiled."""
+        return self.mode if self.compiled else None
 
     @property
     def saved(self) -> float:
@@ -103,19 +108,40 @@ class Length:
     steps: int | None
     seconds: float | None
 
+    def count_passes(self, accumulation: int, each: float) -> float:
+        """Return the number of micro-batches, each of which takes some seconds."""
+        return (self.seconds or 0.0) / each if self.steps is None else float(self.steps * accumulation)
+
 
 def choose_speed(
     training: Mapping[str, Any], parts: Training, shares: BatchLayout, seed: int, length: Length, folder: Path
 ) -> Speed:
     """Return the choice stored in `folder`; the first process chooses, the others wait."""
-    kept = folder / "speed.json"
-    if not kept.exists() and is_first_process():
-        chosen = _Choice(training, parts, shares, seed, length).make()
-        write_sealed(kept, chosen.model_dump_json())
-    while not kept.exists():  # there is no process group yet; if the first fails, all are ended
-        time.sleep(POLL)
-    with report_unreadable(kept):
-        return Speed.model_validate_json(read_sealed(kept))
+    chosen = decide_once(
+        folder / "speed.json", Speed, lambda: _Choice(training, parts, shares, seed, length).make()
+    )
+    return chosen.model_copy(update={"mode": training.get(compile_modes.NAME) or "default"})
+
+
+def describe_pass(parts: Training, shares: BatchLayout) -> dict[str, Any]:
+    """Return the properties other than the processor that determine the duration of a micro-batch."""
+    lengths = parts.train.lengths
+    return {
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "model": type(parts.model).__name__,
+        "weights": [[list(each.shape), each.requires_grad] for each in parts.model.parameters()],
+        "attention": parts.model.config._attn_implementation,
+        "task": parts.task.config.model_dump(mode="json"),
+        "batch": [shares.micro, round(float(lengths.mean()), -1)],
+    }
+
+
+def has_one_shape(parts: Training, shares: BatchLayout) -> bool:
+    """Return whether a compiled training has batches of one shape, as in `TaskTrainer`."""
+    config, lengths = parts.task.config, parts.train.lengths
+    whole = config.best_fit or int((lengths == config.length).sum()) >= shares.micro
+    return whole and config.packed and config.auto_class != "AutoModelForSeq2SeqLM" and not is_sharded()
 
 
 class _Choice:
@@ -125,11 +151,12 @@ class _Choice:
         self, training: Mapping[str, Any], parts: Training, shares: BatchLayout, seed: int, length: Length
     ) -> None:
         self._bf16 = False if training.get("fp16") else training.get("bf16", "auto")
-        self._compile = training.get("compile", "auto")
+        named = training.get(compile_modes.NAME) is not None
+        self._compile = training.get("compile", True if named else "auto")
         self._parts, self._shares, self._length = parts, shares, length
         self._trial = Trial(parts, shares, seed, training.get("label_smoothing_factor", 0.0))
         self._machine = compute_key({"torch": torch.__version__, "threads": torch.get_num_threads()})
-        self._key = compute_key(self._shape())
+        self._key = compute_key(describe_pass(parts, shares))
         self._file = get_memory_file()
 
     def make(self) -> Speed:
@@ -179,19 +206,6 @@ class _Choice:
         seconds = known.eager[first] if first in known.eager else self._trial.time_first(first)
         return self._count_passes(seconds) * seconds
 
-    def _shape(self) -> dict[str, Any]:
-        """Return the properties other than the processor that determine the duration of a micro-batch."""
-        parts, lengths = self._parts, self._parts.train.lengths
-        return {
-            "torch": torch.__version__,
-            "threads": torch.get_num_threads(),
-            "model": type(parts.model).__name__,
-            "weights": [[list(each.shape), each.requires_grad] for each in parts.model.parameters()],
-            "attention": parts.model.config._attn_implementation,
-            "task": parts.task.config.model_dump(mode="json"),
-            "batch": [self._shares.micro, round(float(lengths.mean()), -1)],
-        }
-
     def _measure_eager(self, known: Measured) -> Measured:
         """Return the eager times of the dtypes to choose from."""
         wanted = list(DTYPES) if self._bf16 == "auto" else ["bfloat16" if self._bf16 else "float32"]
@@ -217,7 +231,7 @@ class _Choice:
         if self._compile != "auto":
             return measured, bool(self._compile)
         if dtype not in measured.compiled:
-            if not self._has_one_shape() or not self._may_save_time(measured.eager[dtype]):
+            if not has_one_shape(self._parts, self._shares) or not self._may_save_time(measured.eager[dtype]):
                 return measured, False
             try:
                 found = self._trial.time_compiled(dtype)
@@ -240,17 +254,8 @@ class _Choice:
         expected = estimate_compilation(self._file, self._machine) or USUAL
         return self._count_passes(eager) * eager * expected.saved > HOPEFUL * expected.seconds
 
-    def _count_passes(self, eager: float) -> float:
-        steps = self._length.steps
-        if steps is None:
-            return (self._length.seconds or 0.0) / eager
-        return float(steps * self._shares.accumulation)
-
-    def _has_one_shape(self) -> bool:
-        """Return whether a compiled training has batches of one shape, as in `TaskTrainer`."""
-        config, lengths = self._parts.task.config, self._parts.train.lengths
-        whole = config.best_fit or int((lengths == config.length).sum()) >= self._shares.micro
-        return whole and config.packed and config.auto_class != "AutoModelForSeq2SeqLM" and not is_sharded()
+    def _count_passes(self, each: float) -> float:
+        return self._length.count_passes(self._shares.accumulation, each)
 
 
 def _describe_choice(bf16: bool, compiled: bool, measured: Measured, *, remembered: bool) -> str:

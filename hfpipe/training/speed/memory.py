@@ -31,6 +31,14 @@ CPU_LINES = ("vendor_id", "model name", "cpu family", "model\t", "stepping", "fl
 """Lines of /proc/cpuinfo that distinguish processors."""
 
 
+class ModeTiming(Settings):
+    """Duration of a micro-batch in a mode of torch.compile."""
+
+    seconds: Positive
+    compiling: Positive
+    """Seconds of compiling, less if a cache had the code."""
+
+
 class Measured(Settings):
     """Durations of the forward and backward pass of a micro-batch; None if not measured."""
 
@@ -42,6 +50,8 @@ class Measured(Settings):
     """Dtype → seconds of the compiled model."""
     compiling: Positive | None = None
     """Seconds of compiling."""
+    modes: dict[str, ModeTiming] = {}
+    """Mode of torch.compile → its timing, if there was a choice."""
     busy: bool = False
     """Whether other processes used the cores meanwhile, so that the measurement is not stored."""
 
@@ -116,14 +126,32 @@ def store_measurement(file: Path, key: str, machine: str, measured: Measured) ->
 
 def estimate_compilation(file: Path, machine: str) -> Compilation | None:
     """Return the median cost and gain of compiling the last models, None if there were none."""
-    entries = [entry for entry in map(_parse_entry, _read_entries(file).values()) if entry is not None]
     found = [
-        Compilation(entry.measured.compiling, 1 - compiled / entry.measured.eager[dtype])
-        for entry in entries
-        if entry.machine == machine and entry.measured.compiling is not None
-        for dtype, compiled in entry.measured.compiled.items()
-        if dtype in entry.measured.eager
-    ][-RECENT:]
+        Compilation(measured.compiling, 1 - compiled / measured.eager[dtype])
+        for measured in _list_measured(file, machine)
+        if measured.compiling is not None
+        for dtype, compiled in measured.compiled.items()
+        if dtype in measured.eager
+    ]
+    return _compute_median(found[-RECENT:])
+
+
+def estimate_mode(file: Path, machine: str, mode: str, default: str) -> Compilation | None:
+    """Return the median cost of a mode, and its gain over the default mode, for the last models with both."""
+    found = [
+        Compilation(measured.modes[mode].compiling, 1 - measured.modes[mode].seconds / usual.seconds)
+        for measured in _list_measured(file, machine)
+        if mode in measured.modes and (usual := measured.modes.get(default)) is not None
+    ]
+    return _compute_median(found[-RECENT:])
+
+
+def _list_measured(file: Path, machine: str) -> list[Measured]:
+    entries = map(_parse_entry, _read_entries(file).values())
+    return [entry.measured for entry in entries if entry is not None and entry.machine == machine]
+
+
+def _compute_median(found: list[Compilation]) -> Compilation | None:
     if not found:
         return None
     seconds, saved = ([getattr(each, name) for each in found] for name in ("seconds", "saved"))

@@ -171,15 +171,8 @@ class MemoryTrial:
 
     def fits(self, micro: int, *, checkpointing: bool) -> bool:
         """Return whether a forward and a backward pass of `micro` examples fit; nothing is trained."""
-        model = self._parts.model
-        wanted = checkpointing or any(self._training.get(name) for name in CHECKPOINTINGS)
-        devices = [self._place] if self._place.type == "cuda" else []
         try:
-            with (
-                restore_model(model),
-                torch.random.fork_rng(devices),
-                _set_checkpointing(model, wanted=wanted),
-            ):
+            with self.hold_conditions(checkpointing=checkpointing):
                 self._run_pass(micro)
             return True
         except Exception as error:  # torch has no class of its own for the memory of a CPU
@@ -187,21 +180,36 @@ class MemoryTrial:
                 raise
             return False
         finally:
-            model.zero_grad(set_to_none=True)
+            self._parts.model.zero_grad(set_to_none=True)
             clear_device_cache(garbage_collection=True)
+
+    @contextmanager
+    def hold_conditions(self, *, checkpointing: bool) -> Iterator[None]:
+        """Hold the model and the memory of the optimizer on the device, and recompute layers, as in training.
+
+        Random states are restored.
+        """
+        model, device = self._parts.model, self._place
+        module: torch.nn.Module = model
+        wanted = checkpointing or any(self._training.get(name) for name in CHECKPOINTINGS)
+        with (
+            restore_model(model),
+            torch.random.fork_rng([device] if device.type == "cuda" else []),
+            _set_checkpointing(model, wanted=wanted),
+        ):
+            module.to(device)
+            reserved = torch.empty(int(self._compute_reserved_bytes()), dtype=torch.uint8, device=device)
+            yield
+            del reserved
 
     def _run_pass(self, micro: int) -> None:
         model, device = self._parts.model, self._place
-        module: torch.nn.Module = model
-        module.to(device)
-        reserved = torch.empty(int(self._compute_reserved_bytes()), dtype=torch.uint8, device=device)
         batches, step = self._create_batches(micro), self._create_step(micro)
         for batch in batches:
             moved = {name: tensor.to(device) for name, tensor in batch.items()}
             with self._create_autocast():
                 total = step(model, moved)[1].total.sum()
             total.backward()
-        del reserved
 
     def _propose_trials(self) -> Iterator[tuple[int, bool]]:
         """Yield trials, fastest first: number of examples per pass, and whether layers are recomputed."""
@@ -268,7 +276,7 @@ class MemoryTrial:
         )
         if not self._speed.compiled or not self._has_one_shape:
             return eager
-        return CompiledStep(eager, parts.model, micro, self._create_autocast)
+        return CompiledStep(eager, parts.model, micro, self._create_autocast, self._speed.mode)
 
     @property
     def _has_one_shape(self) -> bool:

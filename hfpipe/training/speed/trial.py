@@ -1,4 +1,4 @@
-"""Times micro-batches of a training on this CPU, with its model and batches but without training.
+"""Times micro-batches of a training on its device, with its model and batches but without training.
 
 Only forward and backward passes are run. Gradients, buffers and random states are restored, so that the
 training that follows is not changed.
@@ -7,7 +7,7 @@ training that follows is not changed.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -21,6 +21,7 @@ from hfpipe.encoding.padding import Collator, list_forward_passes
 from hfpipe.encoding.sampler import BatchLayout, StepBatches
 from hfpipe.modeling.attention.cpu import eager_kernels
 from hfpipe.modeling.performance import run_uncompiled
+from hfpipe.training.speed.memory import ModeTiming
 from hfpipe.training.speed.timing import TimingComparison, compare_timings, time_calls
 from hfpipe.training.step import CompiledStep, TrainingStep, separate_documents
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 AnyStep = TrainingStep | CompiledStep
 
+CPU = torch.device("cpu")
 BATCHES = 3
 """Number of batches to run in turn."""
 PART, WHOLE = 4, 2048
@@ -52,6 +54,15 @@ class Compiling:
     """Whether other processes used the cores meanwhile."""
 
 
+@dataclass(frozen=True)
+class ModeComparison:
+    """Timings of some modes of torch.compile."""
+
+    modes: dict[str, ModeTiming]
+    busy: bool
+    """Whether other processes used the cores meanwhile."""
+
+
 def measure_gemm_speeds(rows: int, size: int) -> tuple[dict[str, float], bool]:
     """Return dtype → GFLOP/s of (rows, size) times (size, 4 size), as in a feed-forward layer.
 
@@ -68,13 +79,21 @@ def _create_product(rows: int, size: int, dtype: torch.dtype) -> Callable[[int],
 
 
 class Trial:
-    """The first batches of a training, to run with several settings."""
+    """The first batches of a training, to run with several settings. The model must be on the device."""
 
-    def __init__(self, parts: Training, shares: BatchLayout, seed: int, smoothing: float) -> None:
+    def __init__(
+        self,
+        parts: Training,
+        shares: BatchLayout,
+        seed: int,
+        smoothing: float,
+        device: torch.device = CPU,
+    ) -> None:
         self._parts = parts
         self._shares = shares
         self._seed = seed
         self._smoothing = smoothing
+        self._device = device
 
     def time_first(self, dtype: str) -> float:
         """Return the seconds of the first micro-batch, which takes longer than later ones."""
@@ -98,8 +117,7 @@ class Trial:
         """
         batches = self._create_batches(static=True)
         model, eager = self._parts.model, self._create_step(dtype)
-        autocast = partial(_create_autocast, dtype)
-        step = CompiledStep(self._create_step(dtype), model, self._shares.micro, autocast)
+        step = self._create_compiled_step(dtype, "default")
         plain = self._make_pass(eager, batches, dtype)
 
         def uncompiled_pass(number: int) -> None:
@@ -115,23 +133,60 @@ class Trial:
         took = max(first.seconds - compiled, 1e-3)
         return Compiling(eager_seconds, compiled, took, busy=found.busy or first.busy)
 
+    def time_modes(self, dtype: str, modes: Sequence[str]) -> ModeComparison:
+        """Compile the model in each mode, and time them in turn. Raises any exception of the compiler.
+
+        Compiled code stays in PyTorch's caches.
+        """
+        batches = self._create_batches(static=True)
+        model: Any = self._parts.model
+        first, passes = {}, {}
+        with restore_model(model):
+            for mode in modes:
+                step = self._create_compiled_step(dtype, mode)
+                run = self._make_pass(step, batches, dtype)
+                passes[mode] = partial(_run_compiled, model, model._compiled_call_impl, run)
+                first[mode] = time_calls(partial(passes[mode], 0))
+            found = compare_timings(passes)
+        timings = {
+            mode: ModeTiming(seconds=each, compiling=max(first[mode].seconds - each, 1e-3))
+            for mode, each in found.seconds.items()
+        }
+        return ModeComparison(timings, busy=found.busy or any(each.busy for each in first.values()))
+
+    def _create_compiled_step(self, dtype: str, mode: str) -> CompiledStep:
+        autocast = partial(self._create_autocast, dtype)
+        return CompiledStep(self._create_step(dtype), self._parts.model, self._shares.micro, autocast, mode)
+
     def _make_pass(self, step: AnyStep, batches: list[Batches], dtype: str) -> Callable[[int], None]:
         """Return a function that runs one of the batches, selected by the number of the pass."""
         return lambda number: self._run_pass(step, batches[number % len(batches)], dtype)
 
     def _create_step(self, dtype: str) -> TrainingStep:
         parts = self._parts
-        separate = separate_documents(parts.task, parts.model, torch.device("cpu"))
+        chosen = parts.attention_is_chosen
         return TrainingStep(
-            parts.task, self._smoothing, partial(_create_autocast, dtype), chunked=True, separate=separate
+            parts.task,
+            self._smoothing,
+            partial(self._create_autocast, dtype),
+            chunked=self._device.type == "cpu",
+            separate=separate_documents(parts.task, parts.model, self._device, chosen=chosen),
+            objective=parts.training_loss,
         )
 
     def _run_pass(self, step: AnyStep, batches: Batches, dtype: str) -> None:
         for batch in list_forward_passes(batches):
-            with _create_autocast(dtype):
-                total = step(self._parts.model, batch)[1].total.sum()
+            moved = {name: tensor.to(self._device) for name, tensor in batch.items()}
+            with self._create_autocast(dtype):
+                total = step(self._parts.model, moved)[1].total.sum()
             total.backward()
         self._parts.model.zero_grad(set_to_none=True)
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+
+    def _create_autocast(self, dtype: str) -> Any:
+        half = torch.bfloat16 if dtype == "float32" else getattr(torch, dtype)
+        return torch.autocast(self._device.type, half, enabled=dtype != "float32")
 
     def _create_parts(self) -> tuple[list[Batches], float]:
         """Return parts of batches of any shape, and the ratio of rows of a batch to rows of a part."""
@@ -150,7 +205,10 @@ class Trial:
         )
         whole = (keys for keys in cycle(order) if not static or self._are_full(keys))
         cut = not parts.task.config.packed
-        collate = Collator(parts.task, parts.tokenizer, self._seed, static=static, cut=cut)
+        loss = parts.training_loss
+        collate = Collator(
+            parts.task, parts.tokenizer, self._seed, static=static, cut=cut, training_loss=loss
+        )
         return [collate(parts.train.__getitems__(keys[:rows])) for keys in islice(whole, BATCHES)]
 
     def _are_full(self, keys: list[tuple[int, int]]) -> bool:
@@ -158,8 +216,10 @@ class Trial:
         return config.best_fit or bool((lengths[[index for _, index in keys]] == config.length).all())
 
 
-def _create_autocast(dtype: str) -> Any:
-    return torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bfloat16")
+def _run_compiled(model: Any, compiled: Any, run: Callable[[int], None], number: int) -> None:
+    """Run a pass with one of several compiled versions of a model."""
+    model._compiled_call_impl = compiled
+    run(number)
 
 
 @contextmanager
