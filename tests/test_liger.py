@@ -1,14 +1,18 @@
-"""Liger's kernels: without effect on a CPU, and refused where there are none for a model."""
+"""Liger's kernels: no effect on a CPU, refused where there are none, and a loss only if it is right."""
 
 from __future__ import annotations
 
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+import torch
 
 from hfpipe.encoding.sampler import BatchLayout
 from hfpipe.errors import StageError
+from hfpipe.modeling.losses.chunked_loss import linear_cross_entropy
+from hfpipe.modeling.losses.liger_loss import choose_linear_loss, load_liger_loss
 from hfpipe.modeling.performance import on_cpu
 from hfpipe.training.arguments import TrainingPlan, create_training_arguments
 from hfpipe.training.ineffective_settings import find_ineffective_settings
@@ -18,6 +22,21 @@ from hfpipe.training.speed.choice import Speed
 ASKED = {"use_liger_kernel": True, "liger_kernel_config": {"rope": False}}
 TABLE = "MODEL_TYPE_TO_APPLY_LIGER_FN = {'llama': None}\n"
 """Stands for the module of Liger that lists the types of models it knows."""
+LOSS = """
+import torch
+from torch.nn import functional as F
+
+class LigerFusedLinearCrossEntropyLoss:
+    def __init__(self, ignore_index, label_smoothing, reduction, accum_dtype):
+        self.options = {"ignore_index": ignore_index, "label_smoothing": label_smoothing}
+        self.options["reduction"] = reduction
+
+    def __call__(self, weight, hidden, targets, bias=None):
+        logits = hidden @ weight.T + (0 if bias is None else bias)
+        return F.cross_entropy(logits.float(), targets, **self.options)
+"""
+"""Stands for Liger's loss, with its interface."""
+CPU = torch.device("cpu")
 
 
 @pytest.fixture
@@ -57,3 +76,46 @@ def test_a_package_that_cannot_be_imported_is_named_with_the_cause(liger: Path) 
     liger.write_text("import triton_that_is_missing\n", encoding="utf-8")
     with pytest.raises(StageError, match=r"liger_kernel cannot be imported: .*triton_that_is_missing"):
         check_liger("llama")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_a_loss_with_the_right_results_is_used(liger: Path, dtype: torch.dtype, smoothing: float) -> None:
+    liger.with_name("__init__.py").write_text(LOSS, encoding="utf-8")
+    found = load_liger_loss(CPU, dtype, smoothing)
+    assert found is not None
+    random = torch.Generator().manual_seed(3)
+    hidden, weight = (torch.randn(shape, generator=random) for shape in ((20, 16), (50, 16)))
+    targets = torch.randint(50, (20,), generator=random)
+    targets[:4] = -100
+    settings = {"smoothing": smoothing, "dtype": dtype}
+    mine, other = (each(hidden, weight, None, targets, **settings) for each in (linear_cross_entropy, found))
+    torch.testing.assert_close(other, mine, rtol=1e-5 if dtype == torch.float32 else 1e-2, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (LOSS.replace("hidden @", "2 * hidden @"), "Liger's kernel deviates by "),
+        (LOSS.replace("hidden @", "float('nan') * hidden @"), "Liger's kernel deviates by nan"),
+        (LOSS.replace(", accum_dtype", ""), "Liger's kernel failed and is not used: "),
+    ],
+    ids=["wrong", "not a number", "another interface"],
+)
+def test_a_loss_with_other_results_or_another_interface_is_not_used_and_the_log_says_so(
+    liger: Path, wrong: str, message: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    liger.with_name("__init__.py").write_text(wrong, encoding="utf-8")
+    assert load_liger_loss(CPU, torch.float32, 0.0) is None
+    [line] = caplog.messages
+    assert message in line
+    assert "\n" not in line
+
+
+@pytest.mark.skipif(find_spec("liger_kernel") is not None, reason="it is installed")
+def test_without_liger_hfpipe_computes_the_loss(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    assert load_liger_loss(CPU, torch.float32, 0.0) is None
+    assert choose_linear_loss(CPU, torch.float32, 0.0) is linear_cross_entropy
+    assert not caplog.messages

@@ -20,12 +20,12 @@ from hfpipe.errors import StageError
 from hfpipe.tasks.causal_lm import CausalLM
 from hfpipe.training.arguments import CHECKPOINTING, TrainingPlan, create_training_arguments
 from hfpipe.training.speed.choice import Speed
+from hfpipe.training.speed.gpu import Device, get_gpu
 from hfpipe.training.speed.micro_batch import (
-    Device,
     MemoryTrial,
     MicroBatch,
+    Way,
     fit_micro_batch,
-    get_gpu,
     propose_micro_batches,
     set_micro_batch,
 )
@@ -112,11 +112,11 @@ def test_where_memory_is_short_fewer_examples_are_taken_at_once(small: Training)
     shares = BatchLayout(64, 1, 1)
     before = [weight.clone() for weight in small.model.parameters()]
     state = torch.get_rng_state()
-    assert trial(small, shares).find_largest() == (64, False)
+    assert trial(small, shares).find_largest() == Way(micro=64)
     with at_most(140):
-        micro, _ = trial(small, shares).find_largest()
+        micro = trial(small, shares).find_largest().micro
         assert micro < 64
-        assert not trial(small, shares).fits(64, checkpointing=False)
+        assert not trial(small, shares).fits(Way(micro=64))
     for weight, was in zip(small.model.parameters(), before, strict=True):
         assert torch.equal(weight, was)
         assert weight.grad is None
@@ -127,9 +127,28 @@ def test_where_memory_is_short_fewer_examples_are_taken_at_once(small: Training)
 @pytest.mark.slow
 def test_layers_are_recomputed_where_an_estimate_leaves_no_room_for_a_busy_pass(small: Training) -> None:
     shares = BatchLayout(32, 1, 1)
-    assert trial(small, shares, memory=SCARCE).find_largest() == (8, True)
+    assert trial(small, shares, memory=SCARCE).find_largest() == Way(micro=8, checkpointing=True)
     asked = trial(small, shares, memory=SCARCE, **{CHECKPOINTING: False})
-    assert asked.find_largest() == (4, False)
+    assert asked.find_largest() == Way(micro=4)
+
+
+def test_on_a_gpu_a_loss_in_chunks_is_tried_before_fewer_examples_if_logits_are_large(
+    small: Training,
+) -> None:
+    def ways(memory: float, **training: Any) -> list[Way]:
+        device = Device(torch.device("cuda"), "small", memory)
+        return list(MemoryTrial(training, small, BatchLayout(8, 1, 1), 3, EAGER, device).propose_ways())
+
+    assert small.task.config.length == 512  # and the vocabulary 300: 10 MB for 8 examples
+    large = ways(2.0**26)
+    assert large[:3] == [Way(micro=8), Way(micro=8, head_in_loss=True), Way(micro=8, checkpointing=True)]
+    assert large[3] == Way(micro=8, checkpointing=True, head_in_loss=True)
+    assert Way(micro=4, checkpointing=True) in large
+    assert Way(micro=4, checkpointing=True, head_in_loss=True) not in large  # 5 MB
+    for training in ({"fp16": True}, {"ddp_find_unused_parameters": True}):
+        assert not any(way.head_in_loss for way in ways(2.0**26, **training))
+    assert not any(way.head_in_loss for way in ways(2.0**30))
+    assert not any(way.head_in_loss for way in trial(small, BatchLayout(8, 1, 1)).propose_ways())
 
 
 @pytest.mark.slow

@@ -44,6 +44,8 @@ class TrainingPlan:
     speed: Speed
     checkpointing: bool = False
     """Whether layers are recomputed in the backward pass, if the recipe does not set it."""
+    head_in_loss: bool = False
+    """Whether the loss applies the output layer in chunks also on a GPU."""
 
 
 def compute_shares(training: Mapping[str, Any], readers: int | None = None) -> BatchLayout:

@@ -207,8 +207,13 @@ def estimate_activations(
     cross = width * tokens * (5 * shape.hidden + attention)
     whole = layer * shape.layers + cross * shape.crossed
     kept = width * tokens * shape.hidden * shape.layers + layer + cross if recomputed else whole
-    logits = 2 * FLOAT * tokens * predicted * shape.vocabulary if shape.head else 0.0
+    logits = estimate_logits(shape, batch, length, predicted)
     return kept + logits + (2 * shape.parameters * held if bf16 else 0)
+
+
+def estimate_logits(shape: Shape, batch: int, length: int, predicted: float) -> float:
+    """Estimate the bytes of the logits of predicted tokens, and of their gradient."""
+    return 2 * FLOAT * batch * length * predicted * shape.vocabulary if shape.head else 0.0
 
 
 def count_gathered_weights(shape: Shape) -> float:

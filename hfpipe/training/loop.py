@@ -41,7 +41,8 @@ from hfpipe.training.resuming import Resume
 from hfpipe.training.speed.choice import Length, choose_speed
 from hfpipe.training.speed.compile_mode import ModeTrial, check_mode, choose_mode
 from hfpipe.training.speed.energy import measure_energy
-from hfpipe.training.speed.micro_batch import MemoryTrial, MicroBatch, fit_micro_batch, get_gpu
+from hfpipe.training.speed.gpu import get_gpu
+from hfpipe.training.speed.micro_batch import MemoryTrial, MicroBatch, fit_micro_batch
 from hfpipe.training.speed.throughput import estimate_steps
 from hfpipe.training.trainer import TaskTrainer, Training
 
@@ -115,8 +116,10 @@ def _create_trainer(
         check_liger(parts.model.config.model_type)
     try:
         muon = get_muon_options(training)
-        mode = plan.speed.compile_mode
-        return TaskTrainer(parts, args, plan.shares, compile_mode=mode, muon=muon, stop=ctx.stop)
+        mode, chunked = plan.speed.compile_mode, plan.head_in_loss
+        return TaskTrainer(
+            parts, args, plan.shares, compile_mode=mode, head_in_loss=chunked, muon=muon, stop=ctx.stop
+        )
     except (ValueError, RuntimeError, ImportError) as error:  # for example, a tracker that is not installed
         raise StageError(
             f"training: Transformers rejects these arguments: {format_one_line(error)}"
@@ -158,13 +161,13 @@ def _plan(parts: Training, training: Mapping[str, Any], ctx: RunContext) -> Trai
         if not decided.exists():
             assert seconds is not None
             muon = get_muon_options(training)
-            measured = estimate_steps(seconds, parts, fit.shares, ctx.seed, speed, muon=muon)
+            measured = estimate_steps(seconds, parts, fit, ctx.seed, speed, muon=muon)
             if is_first_process():
                 write_sealed(decided, json.dumps({"steps": measured}))
         while not decided.exists():  # there is no process group yet; if the first fails, all are ended
             time.sleep(POLL)
         steps = _read_decision(decided)
-    return TrainingPlan(fit.shares, steps, speed, fit.checkpointing)
+    return TrainingPlan(fit.shares, steps, speed, fit.checkpointing, fit.head_in_loss)
 
 
 def _read_decision(file: Path) -> int:

@@ -4,7 +4,8 @@ A compiled step is compiled once: the batches of a packed task have one shape, (
 targets' positions have few sizes (see `Collator`). The one batch per epoch that contains the end of the text
 is padded or shorter; it runs eagerly, because compiling for it would take longer than many steps.
 
-On a CPU the output layer is skipped in the model and applied by the loss, in chunks, if the model allows it.
+On a CPU, and on a GPU if its logits do not fit into memory, the output layer is skipped in the model and
+applied by the loss, in chunks, if the model allows it.
 The teachers of a language model process each batch before the model.
 """
 
@@ -13,6 +14,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,13 +23,14 @@ from accelerate.utils import extract_model_from_parallel
 from hfpipe.errors import StageError
 from hfpipe.modeling.attention.masks import omit_masks, runs_without_masks
 from hfpipe.modeling.attention.separate_documents import SeparateDocuments, choose_attention, find_separation
-from hfpipe.modeling.losses.chunked_loss import compute_softmax_gradient, compute_softmax_gradient_eagerly
+from hfpipe.modeling.losses.chunked_loss import compute_softmax_gradient, linear_cross_entropy
 from hfpipe.modeling.losses.head_loss import (
     compute_head_loss,
     find_separable_head,
     get_product_dtype,
     identity_head,
 )
+from hfpipe.modeling.losses.liger_loss import choose_linear_loss
 from hfpipe.modeling.losses.losses import forward
 from hfpipe.modeling.losses.token_distillation import TokenDistillation
 from hfpipe.modeling.performance import compile_loss, compile_model, run_uncompiled
@@ -37,7 +40,7 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedModel
 
-    from hfpipe.modeling.losses.chunked_loss import Kernel
+    from hfpipe.modeling.losses.liger_loss import LinearLoss
     from hfpipe.runtime import Objective, TaskRuntime
     from hfpipe.types import Batch, Counted
 
@@ -91,7 +94,7 @@ class TrainingStep:
         self.teaching = objective if isinstance(objective, TokenDistillation) else None
         self._chunked = chunked and (objective is None or self.teaching is not None)
         self.objective = objective or task.objective
-        self._kernel = compute_softmax_gradient_eagerly
+        self._linear_loss: LinearLoss | None = None
         self._head: nn.Linear | None = None
 
     def __call__(self, model: Any, batch: Batch) -> tuple[Any, Counted]:
@@ -108,7 +111,7 @@ class TrainingStep:
         with self._autocast(), identity_head(head):
             with self.isolate_documents(batch) as inputs:
                 outputs = forward(model, inputs, None)
-            return outputs, self.head_loss(outputs, head, batch, self._kernel)
+            return outputs, self.head_loss(outputs, head, batch)
 
     def add_teacher_outputs(self, batch: Batch) -> Batch:
         """Return the batch with the outputs of the teachers of a language model."""
@@ -130,14 +133,23 @@ class TrainingStep:
                 self._head = find_separable_head(self.task, bare, batch)
         return self._head
 
-    def head_loss(self, outputs: Any, head: nn.Linear, batch: Batch, kernel: Kernel) -> Counted:
-        """Return the loss of the hidden states that a model without its output layer returned."""
+    def head_loss(
+        self, outputs: Any, head: nn.Linear, batch: Batch, loss: LinearLoss | None = None
+    ) -> Counted:
+        """Return the loss of the hidden states that a model without its output layer returned.
+
+        `loss` replaces the loss that is fastest without compiling.
+        """
         hidden, positions = outputs.logits, self.objective.positions(batch)
         dtype = get_product_dtype(head, hidden.device)
         assert positions is not None
         if self.teaching is not None:
             return self.teaching.head_loss(hidden, head, batch, self.smoothing, dtype=dtype)
-        return compute_head_loss(hidden, head, batch, positions, self.smoothing, dtype=dtype, kernel=kernel)
+        if loss is None:
+            if self._linear_loss is None:
+                self._linear_loss = choose_linear_loss(hidden.device, dtype, self.smoothing)
+            loss = self._linear_loss
+        return compute_head_loss(hidden, head, batch, positions, self.smoothing, dtype=dtype, loss=loss)
 
 
 class CompiledStep:
@@ -158,7 +170,8 @@ class CompiledStep:
         self._autocast = autocast
         loss = eager.objective.loss
         self._loss = compile_loss(loss, mode) if eager.teaching is None else loss  # a loop over chunks
-        self._kernel = torch.compile(compute_softmax_gradient, dynamic=False, mode=mode)
+        kernel = torch.compile(compute_softmax_gradient, dynamic=False, mode=mode)
+        self._linear_loss = partial(linear_cross_entropy, kernel=kernel)
         self._records_graphs = mode in GRAPH_MODES
         self._without_masks: bool | None = None
         compile_model(model, static=True, mode=mode)
@@ -184,7 +197,7 @@ class CompiledStep:
                     with identity_head(head):
                         outputs = forward(model, inputs, None)
             if head is not None:
-                return outputs, self._eager.head_loss(outputs, head, batch, self._kernel)
+                return outputs, self._eager.head_loss(outputs, head, batch, self._linear_loss)
         return outputs, self._loss(outputs, batch, self._eager.smoothing)
 
     def _select_attention(self, batch: Batch) -> AbstractContextManager[None]:

@@ -92,6 +92,7 @@ class TaskTrainer(SplitTrainer):
         shares: BatchLayout,
         *,
         compile_mode: str | None = None,
+        head_in_loss: bool = False,
         muon: Mapping[str, float] | None = None,
         stop: StopRequest | None = None,
     ) -> None:
@@ -118,7 +119,7 @@ class TaskTrainer(SplitTrainer):
         self.watch = StepWatch(self)
         self.stop = AgreedStop(stop or StopRequest(), self.accelerator)
         self.bare, self._attention_is_chosen = parts.model, parts.attention_is_chosen
-        self._compile_mode = compile_mode
+        self._compile_mode, self._head_in_loss = compile_mode, head_in_loss
         static = compile_mode is not None and self._has_one_shape
         self._step = self._create_step(static=static)
         if compile_mode is not None and not static:
@@ -195,11 +196,12 @@ class TaskTrainer(SplitTrainer):
     def _applies_head_in_loss(self) -> bool:
         """Whether the loss may apply the output layer in chunks.
 
-        On a CPU, which gains speed and memory; in float16 gradients would be computed before they are scaled,
-        and a search for unused parameters would count the layer's among them.
+        On a CPU, which gains speed and memory, and on a GPU that needs the memory; in float16 gradients would
+        be computed before they are scaled, and a search for unused parameters would count the layer's.
         """
         whole = not self.split and not self.args.ddp_find_unused_parameters and not self._whole_head
-        return self.args.device.type == "cpu" and whole and not self.args.fp16
+        wanted = self._head_in_loss or self.args.device.type == "cpu"
+        return wanted and whole and not self.args.fp16
 
     @property
     def _cuts(self) -> bool:

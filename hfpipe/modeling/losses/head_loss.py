@@ -15,7 +15,7 @@ from accelerate.utils import extract_model_from_parallel
 from torch import Tensor, nn
 
 from hfpipe.errors import StageError
-from hfpipe.modeling.losses.chunked_loss import Kernel, linear_cross_entropy
+from hfpipe.modeling.losses.liger_loss import LinearLoss
 from hfpipe.modeling.losses.losses import IGNORED, forward
 from hfpipe.types import Counted
 
@@ -94,11 +94,11 @@ def compute_head_loss(
     smoothing: float,
     *,
     dtype: torch.dtype,
-    kernel: Kernel | None = None,
+    loss: LinearLoss,
 ) -> Counted:
     """Return the value of `compute_token_loss` from hidden states (rows, length, size) instead of logits."""
     labels = batch["labels"]
-    total = linear_cross_entropy(
+    total = loss(
         hidden.reshape(-1, hidden.shape[-1])[positions],
         head.weight,
         head.bias,
@@ -106,6 +106,5 @@ def compute_head_loss(
         smoothing=smoothing,
         ignored=IGNORED,
         dtype=dtype,
-        kernel=kernel,
     )
     return Counted(total, (labels != IGNORED).sum())

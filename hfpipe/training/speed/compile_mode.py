@@ -40,11 +40,12 @@ from hfpipe.training.speed.memory import (
     load_measurement,
     store_measurement,
 )
-from hfpipe.training.speed.micro_batch import Device, MemoryTrial, MicroBatch
+from hfpipe.training.speed.micro_batch import MemoryTrial, MicroBatch
 from hfpipe.training.speed.trial import CPU, Trial
 
 if TYPE_CHECKING:
     from hfpipe.encoding.sampler import BatchLayout
+    from hfpipe.training.speed.gpu import Device
     from hfpipe.training.trainer import Training
 
 log = logging.getLogger(__name__)
@@ -71,7 +72,7 @@ def check_mode(speed: Speed, shares: BatchLayout, device: str) -> None:
     graphs = speed.compile_mode in compile_modes.GRAPH_MODES
     if graphs and device == "cuda" and shares.accumulation > 1:
         raise StageError(
-            f"training.{compile_modes.NAME}: {speed.mode} records CUDA graphs, which give wrong gradients if "
+            f"training.torch_compile_mode: {speed.mode} records CUDA graphs, which give wrong gradients if "
             f"micro-batches are accumulated, here {shares.accumulation}; write max-autotune-no-cudagraphs"
         )
 
@@ -107,7 +108,8 @@ class ModeTrial:
         self._device = device
         place = CPU if device is None else device.place
         smoothing = training.get("label_smoothing_factor", 0.0)
-        self._trial = Trial(parts, fit.shares, seed, smoothing, place)
+        chunked = fit.head_in_loss
+        self._trial = Trial(parts, fit.shares, seed, smoothing, place, head_in_loss=chunked)
         self._memory = MemoryTrial(training, parts, fit.shares, seed, speed, device) if device else None
         self._candidates = CANDIDATES[place.type]
         self._dtype = "float16" if training.get("fp16") else "bfloat16" if speed.bf16 else "float32"
@@ -117,7 +119,8 @@ class ModeTrial:
         )
         self._key = compute_key(
             describe_pass(parts, fit.shares)
-            | {"device": name, "dtype": self._dtype, "checkpointing": fit.checkpointing}
+            | {"device": name, "dtype": self._dtype}
+            | {"checkpointing": fit.checkpointing, "head_in_loss": fit.head_in_loss}
         )
         self._file = get_memory_file()
 

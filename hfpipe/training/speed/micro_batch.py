@@ -1,9 +1,10 @@
 """Finds by trial how many examples of a step fit into a GPU at once, and whether layers are recomputed.
 
 A forward and backward pass of the longest examples is run as in the training, with the memory of the
-optimizer reserved. If memory runs out, half as many examples are tried, with more accumulation: the examples
-of a step, and thus its result, remain those of the recipe. If few examples fit, layers are recomputed in the
-backward pass (activation checkpointing), unless the recipe sets it.
+optimizer reserved. If memory runs out and logits take a good part of it, the loss applies the output layer
+in chunks. Then half as many examples are tried, with more accumulation: the examples of a step, and thus its
+result, remain those of the recipe. If few examples fit, layers are recomputed in the backward pass
+(activation checkpointing), unless the recipe sets it.
 
 The result is stored in the stage's folder, so that all processes, and a resumed run on the same kind of
 device, use it. A model that is sharded over processes is not tried, because no process can hold it.
@@ -24,20 +25,27 @@ import torch
 from accelerate.utils.memory import clear_device_cache
 
 from hfpipe.contract import Settings
-from hfpipe.distributed.world import get_local_rank, is_first_process
+from hfpipe.distributed.world import is_first_process
 from hfpipe.encoding.padding import Collator, list_forward_passes
 from hfpipe.encoding.sampler import BatchLayout
 from hfpipe.errors import StageError, is_out_of_memory
-from hfpipe.modeling.performance import is_sharded, on_cpu
 from hfpipe.store.sealed import read_sealed, write_sealed
 from hfpipe.store.store import report_unreadable
 from hfpipe.training.arguments import CHECKPOINTING, CHECKPOINTINGS
-from hfpipe.training.cost import FLOAT, Shape, compute_optimizer_state, estimate_activations, measure_shape
+from hfpipe.training.cost import (
+    FLOAT,
+    Shape,
+    compute_optimizer_state,
+    estimate_activations,
+    estimate_logits,
+    measure_shape,
+)
 from hfpipe.training.speed.trial import restore_model
 from hfpipe.training.step import CompiledStep, TrainingStep, separate_documents
 
 if TYPE_CHECKING:
     from hfpipe.training.speed.choice import Speed
+    from hfpipe.training.speed.gpu import Device
     from hfpipe.training.trainer import Training
 
 log = logging.getLogger(__name__)
@@ -49,28 +57,27 @@ SPARE = 0.05
 HOPELESS = 2.0
 """Ratio of estimated to available memory above which a trial is skipped; estimates may be off by a factor of
 2."""
+LARGE = 0.1
+"""Fraction of a device's memory that logits and their gradient must take for the loss to compute them in
+chunks. Compiling is repeated for each trial, so that one without hope costs most of a minute."""
 POLL = 0.2
 """Seconds between checks for the decision of the first process."""
 
 
-@dataclass(frozen=True)
-class Device:
-    """The device of a training."""
-
-    place: torch.device
-    name: str
-    """Name that identifies the kind of device."""
-    memory: float
-    """Bytes."""
-
-
-class Fit(Settings):
-    """The micro-batch that fits into the memory of a device."""
+class Way(Settings):
+    """One way to run a micro-batch."""
 
     micro: int
     """Number of examples per forward pass."""
-    checkpointing: bool
+    checkpointing: bool = False
     """Whether layers are recomputed in the backward pass."""
+    head_in_loss: bool = False
+    """Whether the loss applies the output layer in chunks, which is always so on a CPU."""
+
+
+class Fit(Way):
+    """The micro-batch that fits into the memory of a device."""
+
     asked: BatchLayout
     """Layout of a step in the recipe."""
     device: str
@@ -84,15 +91,8 @@ class MicroBatch:
     shares: BatchLayout
     checkpointing: bool = False
     """Whether layers are recomputed although the recipe does not set it."""
-
-
-def get_gpu() -> Device | None:
-    """Return the GPU of this process; None on a CPU, or if the model is sharded over several."""
-    if on_cpu() or is_sharded():
-        return None
-    device = torch.device("cuda", get_local_rank())
-    facts = torch.cuda.get_device_properties(device)
-    return Device(device, f"{facts.name}, {facts.total_memory} bytes", facts.total_memory)
+    head_in_loss: bool = False
+    """Whether the loss applies the output layer in chunks."""
 
 
 def fit_micro_batch(trial: MemoryTrial, folder: Path) -> MicroBatch:
@@ -103,13 +103,12 @@ def fit_micro_batch(trial: MemoryTrial, folder: Path) -> MicroBatch:
     kept, first = folder / "memory.json", is_first_process()
     while (found := _read_kept(kept, trial)) is None:
         if first:
-            micro, checkpointing = trial.find_largest()
-            asked, name = trial.shares, trial.device.name
-            made = Fit(micro=micro, checkpointing=checkpointing, asked=asked, device=name)
+            made = Fit(**dict(trial.find_largest()), asked=trial.shares, device=trial.device.name)
             write_sealed(kept, made.model_dump_json())
         else:  # there is no process group yet; if the first fails, all are ended
             time.sleep(POLL)
-    return MicroBatch(set_micro_batch(trial.shares, found.micro), found.checkpointing)
+    shares = set_micro_batch(trial.shares, found.micro)
+    return MicroBatch(shares, found.checkpointing, found.head_in_loss)
 
 
 def _read_kept(file: Path, trial: MemoryTrial) -> Fit | None:
@@ -151,33 +150,32 @@ class MemoryTrial:
         self._place, self._memory = device.place, device.memory
         self._shape = _find_shape(parts)
 
-    def find_largest(self) -> tuple[int, bool]:
-        """Return the largest number of examples per forward pass, and whether layers are recomputed for it.
-
-        Raises StageError when not even one example fits.
-        """
-        for micro, checkpointing in self._propose_trials():
-            if self._is_hopeless(micro, checkpointing=checkpointing):
+    def find_largest(self) -> Way:
+        """Return the way with the most examples per pass. Raises StageError when not even one fits."""
+        for way in self.propose_ways():
+            if self._is_hopeless(way):
                 continue
-            if self.fits(micro, checkpointing=checkpointing):
-                if (micro, checkpointing) != (self.shares.micro, False):
-                    log.info("%s", self._describe_trial(micro, checkpointing=checkpointing))
-                return micro, checkpointing
+            if self.fits(way):
+                if way != Way(micro=self.shares.micro):
+                    log.info("%s", self._describe_trial(way))
+                return way
         raise StageError(
             f"out of memory: not even one example fits into the {self._memory / 2**30:.1f} GiB of a device; "
             "use a smaller model or a shorter length, or shard the model with "
             "`--accelerate recipes/accelerate/fsdp.yaml`"
         )
 
-    def fits(self, micro: int, *, checkpointing: bool) -> bool:
-        """Return whether a forward and a backward pass of `micro` examples fit; nothing is trained."""
+    def fits(self, way: Way) -> bool:
+        """Return whether a forward and a backward pass fit; nothing is trained."""
         try:
-            with self.hold_conditions(checkpointing=checkpointing):
-                self._run_pass(micro)
+            with self.hold_conditions(checkpointing=way.checkpointing):
+                self._run_pass(way)
             return True
         except Exception as error:  # torch has no class of its own for the memory of a CPU
             if not is_out_of_memory(error):
                 raise
+            if self._speed.compiled:
+                torch.compiler.reset()  # which keeps code for few shapes, and then stops compiling
             return False
         finally:
             self._parts.model.zero_grad(set_to_none=True)
@@ -195,24 +193,41 @@ class MemoryTrial:
         with (
             restore_model(model),
             torch.random.fork_rng([device] if device.type == "cuda" else []),
-            _set_checkpointing(model, wanted=wanted),
+            set_checkpointing(model, wanted=wanted),
         ):
             module.to(device)
             reserved = torch.empty(int(self._compute_reserved_bytes()), dtype=torch.uint8, device=device)
             yield
             del reserved
 
-    def _run_pass(self, micro: int) -> None:
+    def _run_pass(self, way: Way) -> None:
         model, device = self._parts.model, self._place
-        batches, step = self._create_batches(micro), self._create_step(micro)
+        batches, step = self._create_batches(way.micro), self._create_step(way)
         for batch in batches:
             moved = {name: tensor.to(device) for name, tensor in batch.items()}
             with self._create_autocast():
                 total = step(model, moved)[1].total.sum()
             total.backward()
 
-    def _propose_trials(self) -> Iterator[tuple[int, bool]]:
-        """Yield trials, fastest first: number of examples per pass, and whether layers are recomputed."""
+    def propose_ways(self) -> Iterator[Way]:
+        """Yield trials, fastest first."""
+        for micro, checkpointing in self._propose_sizes():
+            yield Way(micro=micro, checkpointing=checkpointing)
+            if self._has_large_logits(micro):
+                yield Way(micro=micro, checkpointing=checkpointing, head_in_loss=True)
+
+    def _has_large_logits(self, micro: int) -> bool:
+        """Return whether a loss in chunks may save a good part of the memory of a GPU."""
+        parts = self._parts
+        refused = self._training.get("fp16") or self._training.get("ddp_find_unused_parameters")
+        possible = parts.task.objective.loss_is_cross_entropy and parts.training_loss is None
+        if self._place.type == "cpu" or self._shape is None or refused or not possible:
+            return False
+        logits = estimate_logits(self._shape, micro, self._length, parts.task.objective.predicted_share)
+        return logits > LARGE * self._memory
+
+    def _propose_sizes(self) -> Iterator[tuple[int, bool]]:
+        """Yield numbers of examples per pass, fastest first, and whether layers are recomputed."""
         sizes = list(propose_micro_batches(self.shares))
         asked = next((name for name in CHECKPOINTINGS if name in self._training), None)
         can = bool(getattr(self._parts.model, "supports_gradient_checkpointing", False))
@@ -223,13 +238,14 @@ class MemoryTrial:
         yield from ((micro, False) for micro in many)
         yield from ((micro, True) for micro in sizes)
 
-    def _is_hopeless(self, micro: int, *, checkpointing: bool) -> bool:
+    def _is_hopeless(self, way: Way) -> bool:
         """Return whether a trial is estimated to need far more memory than available."""
-        if self._shape is None or micro == 1:
+        if self._shape is None or way.micro == 1:
             return False
-        predicted = self._parts.task.objective.predicted_share
+        predicted = 0.0 if way.head_in_loss else self._parts.task.objective.predicted_share
+        recomputed = way.checkpointing
         kept = estimate_activations(
-            self._shape, micro, self._length, predicted, bf16=self._speed.bf16, recomputed=checkpointing
+            self._shape, way.micro, self._length, predicted, bf16=self._speed.bf16, recomputed=recomputed
         )
         return kept + self._compute_reserved_bytes() > HOPELESS * self._memory
 
@@ -261,11 +277,11 @@ class MemoryTrial:
         collate = Collator(parts.task, parts.tokenizer, self._seed, static=static, training_loss=loss)
         return list_forward_passes(collate(parts.train.__getitems__(keys)))
 
-    def _create_step(self, micro: int) -> TrainingStep | CompiledStep:
+    def _create_step(self, way: Way) -> TrainingStep | CompiledStep:
         parts, smoothing = self._parts, self._training.get("label_smoothing_factor", 0.0)
         chosen = parts.attention_is_chosen
         separate = separate_documents(parts.task, parts.model, self._place, chosen=chosen)
-        chunked = self._place.type == "cpu"
+        chunked = self._place.type == "cpu" or way.head_in_loss
         eager = TrainingStep(
             parts.task,
             smoothing,
@@ -276,7 +292,7 @@ class MemoryTrial:
         )
         if not self._speed.compiled or not self._has_one_shape:
             return eager
-        return CompiledStep(eager, parts.model, micro, self._create_autocast, self._speed.mode)
+        return CompiledStep(eager, parts.model, way.micro, self._create_autocast, self._speed.mode)
 
     @property
     def _has_one_shape(self) -> bool:
@@ -288,12 +304,13 @@ class MemoryTrial:
         enabled = bool(self._speed.bf16 or self._training.get("fp16"))
         return torch.autocast(self._place.type, half, enabled=enabled)
 
-    def _describe_trial(self, micro: int, *, checkpointing: bool) -> str:
-        shares = set_micro_batch(self.shares, micro)
+    def _describe_trial(self, way: Way) -> str:
+        shares = set_micro_batch(self.shares, way.micro)
         return (
             f"memory: {shares.micro} examples per forward pass × {shares.accumulation} accumulated, "
             f"instead of {self.shares.micro} × {self.shares.accumulation}"
-            + (", layers recomputed in the backward pass" if checkpointing else "")
+            + (", layers recomputed in the backward pass" if way.checkpointing else "")
+            + (", the output layer applied in chunks by the loss" if way.head_in_loss else "")
         )
 
 
@@ -306,7 +323,8 @@ def _find_shape(parts: Training) -> Shape | None:
 
 
 @contextmanager
-def _set_checkpointing(model: Any, *, wanted: bool) -> Iterator[None]:
+def set_checkpointing(model: Any, *, wanted: bool) -> Iterator[None]:
+    """Recompute layers in the backward pass, if `wanted`."""
     if not wanted:
         yield
         return

@@ -13,14 +13,16 @@ import torch
 
 from hfpipe.distributed.world import get_local_rank
 from hfpipe.encoding.padding import Collator, list_forward_passes
-from hfpipe.encoding.sampler import BatchLayout, StepBatches
+from hfpipe.encoding.sampler import StepBatches
 from hfpipe.modeling.attention.cpu import eager_kernels
 from hfpipe.modeling.performance import on_cpu
 from hfpipe.training.muon import create_muon
+from hfpipe.training.speed.micro_batch import set_checkpointing
 from hfpipe.training.step import TrainingStep, separate_documents
 
 if TYPE_CHECKING:
     from hfpipe.training.speed.choice import Speed
+    from hfpipe.training.speed.micro_batch import MicroBatch
     from hfpipe.training.trainer import Training
 
 WARM_UP, TIMED = 3, 8
@@ -30,7 +32,7 @@ WARM_UP, TIMED = 3, 8
 def estimate_steps(
     seconds: float,
     parts: Training,
-    shares: BatchLayout,
+    fit: MicroBatch,
     seed: int,
     speed: Speed,
     *,
@@ -41,6 +43,7 @@ def estimate_steps(
     The passes run on a copy of the model and the first batches of the first epoch; nothing is trained. They
     are eager: the gain of compiling was measured before. `muon` holds the options of Muon; None means AdamW.
     """
+    shares = fit.shares
     device = "cpu" if on_cpu() else f"cuda:{get_local_rank()}"
     copied = copy.deepcopy(parts.model)
     model: torch.nn.Module = copied
@@ -52,12 +55,14 @@ def estimate_steps(
     )
     batches = cycle(StepBatches(parts.train.lengths, shares, 0, seed, grouped=not parts.task.config.packed))
     separate = separate_documents(parts.task, copied, torch.device(device), chosen=parts.attention_is_chosen)
-    step = TrainingStep(
-        parts.task, 0.0, chunked=device == "cpu", separate=separate, objective=parts.training_loss
-    )
+    chunked = device == "cpu" or fit.head_in_loss
+    step = TrainingStep(parts.task, 0.0, chunked=chunked, separate=separate, objective=parts.training_loss)
     collate = Collator(parts.task, parts.tokenizer, seed, training_loss=parts.training_loss)
     started = 0.0
-    with eager_kernels(model) if device == "cpu" else nullcontext():
+    with (
+        eager_kernels(model) if device == "cpu" else nullcontext(),
+        set_checkpointing(model, wanted=fit.checkpointing),
+    ):
         for number, keys in enumerate(islice(batches, WARM_UP + TIMED)):
             if number == WARM_UP:
                 started = _time_now(device)

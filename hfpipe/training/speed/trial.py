@@ -88,12 +88,16 @@ class Trial:
         seed: int,
         smoothing: float,
         device: torch.device = CPU,
+        *,
+        head_in_loss: bool = False,
     ) -> None:
+        """`head_in_loss` lets the loss apply the output layer in chunks also on a GPU."""
         self._parts = parts
         self._shares = shares
         self._seed = seed
         self._smoothing = smoothing
         self._device = device
+        self._chunked = head_in_loss or device.type == "cpu"
 
     def time_first(self, dtype: str) -> float:
         """Return the seconds of the first micro-batch, which takes longer than later ones."""
@@ -169,7 +173,7 @@ class Trial:
             parts.task,
             self._smoothing,
             partial(self._create_autocast, dtype),
-            chunked=self._device.type == "cpu",
+            chunked=self._chunked,
             separate=separate_documents(parts.task, parts.model, self._device, chosen=chosen),
             objective=parts.training_loss,
         )
