@@ -75,7 +75,7 @@ class TaskTrainer(SplitTrainer):
     accumulation steps; Trainer's loss is wrong for heads that return a mean (see Transformers issue #34242).
 
     On a CPU, a batch of different lengths is split into several forward passes with the same gradients, and a
-    model that is not compiled uses faster attention and dropout than torch's.
+    model that is not compiled uses faster attention, dropout and GELU.
 
     With `compile_mode`, a mode of torch.compile, model and loss are compiled. The batches of packed tasks
     then have one shape, unless the model is sharded, and attention gets no mask without padding. Evaluation,

@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+from hfpipe.modeling.activations import use_fused_gelu
 from hfpipe.modeling.random_bits import apply_dropout, use_fast_dropout
 
 LONGEST = 512
@@ -34,8 +35,8 @@ REPLACED = "sdpa"
 
 @contextmanager
 def eager_kernels(model: nn.Module) -> Iterator[None]:
-    """Use fast attention and dropout to train an uncompiled model on a CPU."""
-    with use_eager_attention(), use_fast_dropout(model):
+    """Use fast attention, dropout and GELU to train an uncompiled model on a CPU."""
+    with use_eager_attention(), use_fast_dropout(model), use_fused_gelu(model):
         yield
 
 
