@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import gc
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -30,11 +29,10 @@ from hfpipe.data.split import TRAIN, RowIds, make_splitter
 from hfpipe.data.write import Writer, infer_schema
 from hfpipe.encoding.io import extract_facts
 from hfpipe.errors import DataError, StageError
+from hfpipe.garbage import collect_garbage_rarely
 from hfpipe.report import Report
 
 T = TypeVar("T")
-ALLOCATIONS = 100_000
-"""Allocations between runs of Python's garbage collector; rows contain no reference cycles."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +87,7 @@ def build(given: SourceRows, plan: Plan, ctx: RunContext) -> Report:
     """
     ledger = Ledger()
     filled: Counter[str] = Counter()
-    with ctx.progress(f"{ctx.name}: reading and cleaning", None) as advance, _collect_garbage_rarely():
+    with ctx.progress(f"{ctx.name}: reading and cleaning", None) as advance, collect_garbage_rarely():
         opened = open_rows(given, plan, ctx.seed, filled, advance)
         labels, texts, spans = opened.labels, opened.texts, opened.spans
         cleaned = clean(take_texts(opened.rows, texts, ledger), texts, plan.steps, ledger, spans)
@@ -168,17 +166,6 @@ def _describe_reading(given: SourceRows, plan: Plan, filled: Mapping[str, int]) 
 def _count_sampled(given: SourceRows, plan: Plan) -> dict[str, dict[str, int]]:
     kept = sum(min(count, get_limit(plan.limit, split) or count) for split, count in given.read.items())
     return {} if kept == given.read.total() else {"limit": {"read": given.read.total(), "kept": kept}}
-
-
-@contextmanager
-def _collect_garbage_rarely() -> Iterator[None]:
-    """Run Python's garbage collector less often; it takes a tenth of the time of this stage."""
-    before = gc.get_threshold()
-    gc.set_threshold(max(before[0], ALLOCATIONS) if before[0] else 0, *before[1:])
-    try:
-        yield
-    finally:
-        gc.set_threshold(*before)
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from hfpipe.encoding.packing import pack
 from hfpipe.encoding.row_batches import iterate_batches
 from hfpipe.encoding.shards import TOKENS, Batch, Shards
 from hfpipe.errors import DataError, StageError
+from hfpipe.garbage import collect_garbage_rarely
 from hfpipe.tokenization.encoding import encode_ids, encode_texts
 from hfpipe.tokenization.prefetching import prefetch
 from hfpipe.tokenization.ragged import Ragged
@@ -134,13 +135,16 @@ def encode(
         name = name or partial(name_row, rows)
         number, state = shards.resume()
         read = _check_batches(iterate_batches(rows, ROWS_AT_ONCE, state.rows), config, facts, name)
-        batches = _encode_batches(encode_rows, prefetch(read), name, tokenizer, facts, advance)
+        # Reading, encoding and writing run at the same time, in three threads.
+        encoded = prefetch(_encode_batches(encode_rows, prefetch(read), name, tokenizer, facts))
+        batches = _count_rows(encoded, advance)
         advance(state.rows)
         if concatenated and config.best_fit:
             batches = pack_best_fit(batches, config.length, config.shared, encoder.opening_ids(tokenizer))
         elif concatenated:
             batches = pack(batches, config.length, config.shared, state.rest)
-        ledger = shards.write(batches, number, state)
+        with collect_garbage_rarely():
+            ledger = shards.write(batches, number, state)
     if ledger["examples"] == 0:
         raise StageError(
             f"{path.stem}: no example is left after encoding {len(rows)} rows; see the ledger of the data set"
@@ -194,7 +198,6 @@ def _encode_batches(
     name: Callable[[int], str],
     tokenizer: PreTrainedTokenizerBase,
     facts: DataFacts,
-    advance: Callable[[int], None],
 ) -> Iterator[Batch]:
     for positions, batch in batches:
         try:
@@ -213,7 +216,13 @@ def _encode_batches(
             raise
         encoded["row"] = np.asarray(encoded["row"], dtype=np.int64) + positions.start
         yield Batch(encoded, len(positions), sum(encoded.pop("truncated", ())))
-        advance(len(positions))
+
+
+def _count_rows(batches: Iterator[Batch], advance: Callable[[int], None]) -> Iterator[Batch]:
+    """Yield the batches, and advance by the rows of each once it has been used."""
+    for batch in batches:
+        yield batch
+        advance(batch.rows)
 
 
 def encode_truncated(

@@ -172,9 +172,12 @@ def _rename_entries(model: dict[str, Any], names: Mapping[str, str]) -> None:
         model["unk_token"] = names[model["unk_token"]]
     if "merges" in model:
         prefix = len(model.get("continuing_subword_prefix") or "")
-        pairs = [merge.split(" ", 1) if isinstance(merge, str) else merge for merge in model["merges"]]
+        pairs = (merge.split(" ", 1) if isinstance(merge, str) else merge for merge in model["merges"])
         model["merges"] = [
-            [left, right]
-            for left, right in pairs
-            if not {left, right, left + right, left + right[prefix:]} & names.keys()
+            [left, right] for left, right in pairs if not _is_renamed(left, right, prefix, names)
         ]
+
+
+def _is_renamed(left: str, right: str, prefix: int, names: Mapping[str, str]) -> bool:
+    """Return whether a merge reads or produces a renamed token; a vocabulary may have 250,000 merges."""
+    return left in names or right in names or left + right in names or left + right[prefix:] in names
