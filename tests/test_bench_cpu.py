@@ -68,7 +68,7 @@ def trained(contender: str, speed: float, **facts: Any) -> dict[str, Any]:
 def toy(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[dict[str, Any]], str, str]:
     """Run a part of each kind at toy size; return the lines of the results, what was printed, and the log."""
     out = tmp_path_factory.mktemp("toy")
-    parts = ["--parts", "peak,causal-lm-6x384,seq2seq-4x256,preparation"]
+    parts = ["--parts", "peak,causal-lm-6x384,seq2seq-4x256,checkpoints,preparation"]
     some = ["--contenders", "hfpipe,trainer-fast,loop,raw", "--rounds", "1", "--profile"]
     code, lines, printed = bench(out, "--size", "toy", *parts, *some)
     assert code == 0, printed
@@ -91,6 +91,19 @@ def test_every_contender_is_measured_on_the_same_tokens(toy: tuple[list[dict[str
     assert [line["ok"] for line in equal] == [True] * 3
     for text in ("**hfpipe**, defaults", "plain loop, bf16", "GFLOP/s in bf16", "of the raw tokenizer"):
         assert text in printed
+
+
+@pytest.mark.slow
+def test_time_without_a_step_is_measured(toy: tuple[list[dict[str, Any]], str, str]) -> None:
+    [ours] = [
+        line for line in toy[0] if line["part"] == "train" and "waiting" in line and "6x384" in line["work"]
+    ]
+    assert 0 < ours["waiting"] < 0.5
+    [line] = [line for line in toy[0] if line["part"] == "checkpoints"]
+    assert len(line["still_s"]) == len(line["step_after_s"]) == 3
+    assert all(0 < seconds < line["seconds_between"] for seconds in line["still_s"])
+    assert line["megabytes"] > 0
+    assert 0 < line["share"] < 1
 
 
 @pytest.mark.slow
@@ -143,11 +156,26 @@ def test_a_part_or_contender_that_does_not_exist_is_refused(tmp_path: Path) -> N
     assert "--megabytes: write whole numbers, as 20,200" in printed
 
 
+def test_the_table_of_checkpoints_has_the_share_of_time_without_a_step() -> None:
+    facts = {
+        "still_s": [1.0, 1.5, 3.0],
+        "share": 0.0421,
+        "seconds_between": 30.2,
+        "share_each_minute": 0.0306,
+    }
+    line = {"part": "checkpoints", "work": "causal-lm-6x384", "megabytes": 204.3, **facts}
+    text = tables.markdown([line, trained("hfpipe", 300.0, waiting=0.0049)])
+    assert "| causal-lm-6x384 | 204 MB | 1.50 [1.00, 3.00] s | 4.2% of 30 s | 3.1% |" in text
+    assert "|  | 0.5% | 900 MB |" in text
+
+
 def test_the_table_has_medians_ranges_and_ratios() -> None:
     lines = [PEAK, trained("hfpipe", 300.0), trained("trainer", 100.0), trained("hfpipe", 500.0, round=2)]
     text = tables.markdown(lines)
     assert "| causal-lm-6x384 | **hfpipe**, defaults | 400 [300, 500] tokens/s |  | 150 |" in text
-    assert "| Trainer, defaults | 100 tokens/s | 4.00× | 50 | 3.00× | 25% | 900 MB | 2.0 s | 9.0 s |" in text
+    assert (
+        "| Trainer, defaults | 100 tokens/s | 4.00× | 50 | 3.00× | 25% |  | 900 MB | 2.0 s | 9.0 s |" in text
+    )
 
 
 def test_a_contender_whose_loss_differs_has_not_done_equal_work() -> None:

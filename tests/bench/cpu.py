@@ -37,6 +37,7 @@ PARTS: dict[str, tuple[str, ...]] = {
     "classification-minilm": (*TRAIN, "trainer-eager"),
     "seq2seq-4x256": (*TRAIN, "trainer-eager"),
     "masked-lm-6x512": TRAIN,
+    "checkpoints": ("hfpipe",),
     "preparation": ("hfpipe", "scripts", "raw"),
     "evaluation": ("hfpipe", "scripts", "scripts-fast"),
     "start": ("hfpipe",),
@@ -44,7 +45,7 @@ PARTS: dict[str, tuple[str, ...]] = {
 """Part → who is measured, in the order in which they are."""
 ASKED = (("seq2seq-4x256", "trainer-fast"),)
 """What is measured only if `--contenders` names it: compiling a T5 for shapes that vary takes minutes."""
-ONCE = ("start",)
+ONCE = ("checkpoints", "start")
 """Parts of the first round only."""
 LEAST = 25.0
 """Seconds without which another process is not begun."""
@@ -221,6 +222,10 @@ def _child(options: argparse.Namespace) -> int:
         from cpu_parts import peak
 
         peak.run(settings)
+    elif part == "checkpoints":
+        from cpu_parts import checkpoints
+
+        checkpoints.run(settings)
     elif part == "preparation":
         from cpu_parts import preparation
 
@@ -243,7 +248,7 @@ def _write_data(settings: Settings, parts: list[str], sizes: list[int]) -> None:
 
     settings.data.mkdir(parents=True)
     for work in works.WORKS:
-        if work.name in parts:
+        if work.name in parts or (work.name == works.CHECKPOINTED and "checkpoints" in parts):
             works.work(work.name, toy=settings.toy).write(settings)
     if "preparation" in parts:
         from cpu_parts import preparation

@@ -73,6 +73,11 @@ class Clock:
         """Seconds of the steps that count."""
         return self.ended[-1] - self.ended[self.warm - 1]
 
+    def share(self, calls: Sequence[tuple[float, float]]) -> float:
+        """Return the share of the steps that count that calls took, from their starts and ends."""
+        first, last = self.ended[self.warm - 1], self.ended[-1]
+        return sum(end - start for start, end in calls if first <= start and end <= last) / self.window
+
     def facts(self, work: Work, tokens: Sequence[int], losses: Mapping[int, float]) -> dict[str, Any]:
         """Return what a record says; `tokens` has the number of each step, without padding."""
         steps = len(self.ended)

@@ -3,20 +3,43 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import hfpipe
 from cpu_parts.clock import Clock
 from cpu_parts.records import Settings, emit
 from cpu_parts.works import Work
 from hfpipe.errors import RecipeError
+from hfpipe.training.trainer import TaskTrainer
 
 WARM = 4
 
 
 class Enough(BaseException):
     """Ends a training that is long enough for what is measured, as Ctrl-C would."""
+
+
+@contextmanager
+def timed_calls(name: str) -> Iterator[list[tuple[float, float]]]:
+    """Yield a list that gets the start and the end of each call of a method of hfpipe's trainer."""
+    calls: list[tuple[float, float]] = []
+    method: Callable[..., Any] = getattr(TaskTrainer, name)
+
+    def call(*arguments: Any, **options: Any) -> Any:
+        started = time.perf_counter()
+        try:
+            return method(*arguments, **options)
+        finally:
+            calls.append((started, time.perf_counter()))
+
+    setattr(TaskTrainer, name, call)
+    try:
+        yield calls
+    finally:
+        setattr(TaskTrainer, name, method)
 
 
 def run(work: Work, settings: Settings) -> None:
@@ -39,21 +62,21 @@ def run(work: Work, settings: Settings) -> None:
         if what.startswith("texts") or "encoding" in what:  # not what a training does before its first step
             clock.start()
 
-    try:
-        recipe = hfpipe.load(path)
-        hfpipe.run(recipe, folder / "runs", progress=progress)
-    except RecipeError as error:
-        raise RuntimeError("; ".join(problem.message for problem in error.problems)) from error
-    except Enough:
-        pass
+    with timed_calls("get_batch_samples") as batches:
+        try:
+            recipe = hfpipe.load(path)
+            hfpipe.run(recipe, folder / "runs", progress=progress)
+        except RecipeError as error:
+            raise RuntimeError("; ".join(problem.message for problem in error.problems)) from error
+        except Enough:
+            pass
     curves = hfpipe.open(path, folder / "runs").curves
     losses = {int(step): float(loss) for step, loss in zip(curves["step"], curves["loss"], strict=True)}
     for log in folder.glob("runs/*/train-*/stage.log"):
         print(log.read_text(encoding="utf-8").partition("Traceback")[0])
     tokens = _tokens(work, settings, clock)
-    emit(
-        "train", work=work.name, contender="hfpipe", round=settings.round, **clock.facts(work, tokens, losses)
-    )
+    facts = clock.facts(work, tokens, losses) | {"waiting": round(clock.share(batches), 5)}
+    emit("train", work=work.name, contender="hfpipe", round=settings.round, **facts)
 
 
 def _tokens(work: Work, settings: Settings, clock: Clock) -> list[int]:

@@ -56,6 +56,7 @@ def markdown(lines: Lines) -> str:
         _machine(lines),
         _training(lines),
         _equal(lines),
+        _checkpoints(lines),
         _preparation(lines),
         _evaluation(lines),
         _start(lines),
@@ -102,7 +103,7 @@ def _training(lines: Lines) -> str:
             rows.append([name, NAMES[contender], *_training_cells(mine, ours, peak(lines))])
             name = ""  # noqa: PLW2901 - once for each work
     head = ["work", "contender", "steady speed", "hfpipe ÷ it", "5 minutes with compilation", "hfpipe ÷ it"]
-    return _table([*head, "of GEMM", "peak RSS", "first step", "since start"], rows)
+    return _table([*head, "of GEMM", "waiting for data", "peak RSS", "first step", "since start"], rows)
 
 
 def _training_cells(mine: Lines, ours: Lines, best: float | None) -> list[str]:
@@ -114,6 +115,7 @@ def _training_cells(mine: Lines, ours: Lines, best: float | None) -> list[str]:
         f"{_median(cold, 'speed_5min'):,.0f}",
         _times(ours_cold, cold, "speed_5min"),
         f"{_median(mine, 'flops_s') / best:.0%}" if best else "",
+        f"{_median(mine, 'waiting'):.1%}" if "waiting" in mine[0] else "",
         f"{_median(mine, 'peak_rss_mb'):,.0f} MB",
         f"{_median(cold, 'first_step_s'):.1f} s",
         f"{_median(cold, 'from_start_s'):.1f} s",
@@ -161,6 +163,22 @@ def _equal(lines: Lines) -> str:
         for line in found
     ]
     return _table(["equal work", "contender", "step", "its loss", "hfpipe's loss", "within tolerance"], rows)
+
+
+def _checkpoints(lines: Lines) -> str:
+    rows = [
+        [
+            line["work"],
+            f"{line['megabytes']:,.0f} MB",
+            _range([{"still": seconds} for seconds in line["still_s"]], "still", "{:.2f}") + " s",
+            f"{line['share']:.1%} of {line['seconds_between']:.0f} s",
+            f"{line['share_each_minute']:.1%}",
+        ]
+        for line in lines
+        if line["part"] == "checkpoints"
+    ]
+    head = ["checkpoints", "size", "steps stand still", "of the time between two", "one each minute"]
+    return _table(head, rows) if rows else ""
 
 
 def _preparation(lines: Lines) -> str:

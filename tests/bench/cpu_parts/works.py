@@ -167,6 +167,8 @@ WORKS = (
     Work("seq2seq-4x256", "translation", 8 * 32, 1000, 32, 64, SMALL_T5, mean=36),
     Work("classification-minilm", "text-classification", 24 * 32, 1500, 32, 128, mean=28),
 )
+CHECKPOINTED = "causal-lm-6x384"
+"""The work whose checkpoints are timed."""
 
 
 def work(name: str, *, toy: bool) -> Work:
