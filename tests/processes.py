@@ -28,7 +28,7 @@ PRELOADED = [
     "accelerate",
     "hfpipe.api",
     "hfpipe.training.loop",
-    "hfpipe.stages.train",
+    "hfpipe.stages.pretrain",
     "hfpipe.estimation.estimate",
     "hfpipe.reporting.model_card",
     "hfpipe.tasks.text_classification.runtime",

@@ -19,7 +19,7 @@ from hfpipe.encoding.io import open_data, read_facts
 from hfpipe.estimation.estimate import Size
 from hfpipe.modeling.loading.models import create_config, create_model
 from hfpipe.runner import Launch
-from hfpipe.stages.train import Pretrain
+from hfpipe.stages.pretrain import Pretrain
 from hfpipe.tokenization.loading import load_tokenizer
 from hfpipe.training import cost
 from hfpipe.training.arguments import compute_steps

@@ -21,8 +21,8 @@ from hfpipe.modeling.performance import on_cpu, supports_bf16
 from hfpipe.recipe import Recipe
 from hfpipe.runner import plan_recipe
 from hfpipe.stages.finetune import Finetune
+from hfpipe.stages.pretrain import Pretrain
 from hfpipe.stages.repeats.members import get_owner
-from hfpipe.stages.train import Pretrain
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from hfpipe.modeling.losses.training_loss import TrainingLoss
     from hfpipe.stages.finetune import Finetune
-    from hfpipe.stages.train import Pretrain
+    from hfpipe.stages.pretrain import Pretrain
     from hfpipe.task import TaskConfig
     from hfpipe.training.crashes.folder import Crash, CrashDistillation, CrashExample, CrashTeachers
     from hfpipe.training.crashes.probe import NotFinite

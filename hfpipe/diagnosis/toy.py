@@ -21,8 +21,8 @@ from hfpipe.modeling.loading.embeddings import count_needed_rows, get_embedding_
 from hfpipe.modeling.loading.models import create_config, create_model, load_config
 from hfpipe.references.places import DataPlace, ModelPlace, Place, TokenizerPlace
 from hfpipe.stages.finetune import Finetune
+from hfpipe.stages.pretrain import Pretrain
 from hfpipe.stages.tokenizer import Tokenizer
-from hfpipe.stages.train import Pretrain
 from hfpipe.tokenization.loading import load_tokenizer
 
 if TYPE_CHECKING:
@@ -113,6 +113,7 @@ def _move_inputs(
 ) -> Pretrain | Finetune:
     """Return the stage with inputs from a folder, without settings that need other splits or trainings."""
     unused: dict[str, Any] = {"early_stopping": None, "licence": None, "calibrate": []}
+    unused["init_embeddings"] = "random"  # the toy continues from a stored model
     unused |= dict.fromkeys(("seeds", "seed", "folds", "fold", "teacher"))
     if not weighted:  # sample data have no column of weights
         unused["loss"] = None

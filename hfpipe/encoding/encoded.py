@@ -69,6 +69,15 @@ class Examples(Dataset[dict[str, Any]]):
         rows: np.ndarray = self._stored.data.column("row").to_numpy()
         return rows if self._chosen is None else rows[self._chosen]
 
+    @property
+    def ids(self) -> np.ndarray:
+        """Ids of all examples, one after the other, int; as long as the sum of `lengths`."""
+        column = (self._stored if self._chosen is None else self.table.flatten_indices()).data.column(
+            "input_ids"
+        )
+        ids: np.ndarray = pc.list_flatten(column).to_numpy()
+        return ids
+
     def select_rows(self, positions: np.ndarray) -> Examples:
         """Return the examples of some rows of the split, in the same order."""
         chosen = np.flatnonzero(np.isin(self.rows, positions))

@@ -28,9 +28,9 @@ from hfpipe.runner import Launch, PlannedStage, arrange_processes
 from hfpipe.stages.dataset import Dataset
 from hfpipe.stages.evaluate import Evaluate
 from hfpipe.stages.finetune import Finetune
+from hfpipe.stages.pretrain import Pretrain
 from hfpipe.stages.repeats.members import get_data_split
 from hfpipe.stages.tokenizer import Tokenizer
-from hfpipe.stages.train import Pretrain
 from hfpipe.store.store import read_report
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from hfpipe.report import DataFacts
 from hfpipe.runner import PlannedStage
 from hfpipe.stages import artifacts
 from hfpipe.stages.finetune import Finetune
-from hfpipe.stages.train import Pretrain
+from hfpipe.stages.pretrain import Pretrain
 from hfpipe.task import TaskConfig
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from hfpipe.report import DataFacts
     from hfpipe.stages.evaluate import Evaluate
     from hfpipe.stages.finetune import Finetune
-    from hfpipe.stages.train import Pretrain
+    from hfpipe.stages.pretrain import Pretrain
     from hfpipe.task import TaskConfig
     from hfpipe.types import Batch
 

@@ -19,8 +19,8 @@ from hfpipe.runner.inputs import check_inputs
 from hfpipe.stages.dataset import Dataset
 from hfpipe.stages.evaluate import Evaluate
 from hfpipe.stages.finetune import Finetune
+from hfpipe.stages.pretrain import Pretrain
 from hfpipe.stages.repeats.group import RepeatedTraining
-from hfpipe.stages.train import Pretrain
 
 if TYPE_CHECKING:
     from hfpipe.inspection.shown import ShownStage

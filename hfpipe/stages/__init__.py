@@ -12,11 +12,11 @@ from hfpipe.stages.dataset import Dataset
 from hfpipe.stages.evaluate import Evaluate
 from hfpipe.stages.export import Export
 from hfpipe.stages.finetune import Finetune
+from hfpipe.stages.pretrain import Pretrain
 from hfpipe.stages.repeats.group import RepeatedTraining
 from hfpipe.stages.repeats.matrix import MatrixTable
 from hfpipe.stages.repeats.search import ParameterSearch
 from hfpipe.stages.tokenizer import Tokenizer
-from hfpipe.stages.train import Pretrain
 from hfpipe.tasks import restore_task
 
 KINDS: dict[str, type[Stage]] = {

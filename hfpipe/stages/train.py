@@ -1,4 +1,4 @@
-"""The base class of `pretrain` and `finetune`, which trains a model for a task, and the `pretrain` stage."""
+"""The base class of `pretrain` and `finetune`, which trains a model for a task."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from pydantic import Field, SerializeAsAny
 
@@ -157,6 +157,9 @@ class TrainStage(Repeatable):
         found |= {"head": note, "pipeline": self.task.opened_by}
         return Report(kind=self.kind, summary=summary, ledger=ledger, facts=found)
 
+    def _initialize(self, model: PreTrainedModel, ctx: RunContext) -> None:
+        """Replace random weights of a model from scratch by others that `prepare` computed, if set."""
+
     def _create_training_loss(self, ctx: RunContext, train: Examples, data: DataFacts) -> TrainingLoss | None:
         """Return the loss that replaces the task's in training, None if the recipe sets none."""
         return None
@@ -267,7 +270,9 @@ class TrainStage(Repeatable):
         head = self.task.head(data)
         if isinstance(self.model, dict):
             config = create_config(self.model, tokenizer, head, dropout=self.dropout)
-            return create_model(self.task.auto_class, config, ctx.seed), ""
+            created = create_model(self.task.auto_class, config, ctx.seed)
+            self._initialize(created, ctx)
+            return created, ""
         place = locate_place(self.model, ctx.base, ctx.inputs) or self.model
         loaded = load_parts(
             self.task.auto_class, place, ctx.seed, head=head, trust_remote_code=self.trust_remote_code
@@ -298,10 +303,3 @@ class TrainStage(Repeatable):
             whole = load_model(self.task.auto_class, ctx.folder, ctx.seed, trust_remote_code=remote)
             self.task.runtime().model_setup.configure(whole, tokenizer)
             replace_adapter(ctx.folder, whole)
-
-
-class Pretrain(TrainStage):
-    """Trains on raw text; accepts the pretraining tasks."""
-
-    dropout: ClassVar[bool] = False
-    kind: Literal["pretrain"] = "pretrain"

@@ -73,6 +73,13 @@ def create_model(auto_class: str, config: transformers.PretrainedConfig, seed: i
     return model
 
 
+def measure_embeddings(auto_class: str, config: transformers.PretrainedConfig) -> tuple[int, int]:
+    """Return the number of rows and of columns of a model's input embeddings, without allocating them."""
+    with torch.device("meta"):
+        weight: Any = create_model(auto_class, config, 0).get_input_embeddings().weight
+    return weight.shape[0], weight.shape[1]
+
+
 class LoadedParts(NamedTuple):
     """A model, and which of its parameters differ from the checkpoint."""
 

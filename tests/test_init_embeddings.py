@@ -1,0 +1,85 @@
+"""Embeddings that begin from the neighbours of tokens: what they are, and what a training does with them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import small
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+
+import hfpipe
+from hfpipe.modeling.loading.cooccurrence import embed_tokens
+
+
+def rows_of_pairs(seed: int) -> list[np.ndarray]:
+    """Return rows of cycles of ten words, each written by either of two tokens, as 3 and 13."""
+    rng = np.random.default_rng(seed)
+    cycle = 1 + np.arange(40)[None, :] + rng.integers(0, 10, (60, 1))
+    return list(1 + cycle % 10 + 10 * rng.integers(0, 2, cycle.shape))
+
+
+def embed(rows: list[np.ndarray], ignored: tuple[int, ...] = ()) -> np.ndarray:
+    return embed_tokens(np.concatenate(rows), np.array([len(row) for row in rows]), 25, 8, ignored)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 1000))
+def test_tokens_with_the_same_neighbours_get_the_most_similar_embeddings(seed: int) -> None:
+    found = embed(rows_of_pairs(seed))
+    similar = found[1:21] @ found[1:21].T / np.outer(*[np.linalg.norm(found[1:21], axis=1)] * 2)
+    np.fill_diagonal(similar, -1)
+    assert (similar.argmax(axis=1) == (np.arange(20) + 10) % 20).all()
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 1000))
+def test_embeddings_do_not_depend_on_the_order_of_rows_which_have_no_neighbours_in_other_rows(
+    seed: int,
+) -> None:
+    rows = rows_of_pairs(seed)
+    shuffled = [rows[index] for index in np.random.default_rng(seed).permutation(len(rows))]
+    assert np.array_equal(embed(rows), embed(shuffled))
+    alone = [row[start : start + 1] for row in rows for start in range(len(row))]
+    assert not embed(alone).any()
+
+
+def test_ignored_and_unseen_tokens_have_no_embedding_and_the_others_have_mean_length_1() -> None:
+    found = embed(rows_of_pairs(0), ignored=(3, 13))
+    absent = [0, 3, 13, 21, 22, 23, 24]
+    seen = np.setdiff1d(np.arange(25), absent)
+    assert not found[absent].any()
+    assert np.linalg.norm(found[seen], axis=1).mean() == pytest.approx(1, abs=1e-6)
+
+
+def test_a_text_over_the_limit_is_sampled_by_whole_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = rows_of_pairs(1)
+    monkeypatch.setattr("hfpipe.modeling.loading.cooccurrence.TOKENS", 40 * 10)
+    chosen = [rows[index] for index in np.unique(np.linspace(0, 59, 10).astype(int))]
+    assert np.array_equal(embed(rows), embed(chosen))
+
+
+def train(runs: Path, *overrides: str) -> tuple[float, dict[str, torch.Tensor]]:
+    """Return the validation loss and the weights of the demo's pretraining after some steps."""
+    short = [
+        "pretrain.training.budget=null",
+        "pretrain.training.max_steps=120",
+        "pretrain.training.compile=false",
+    ]
+    recipe = hfpipe.load(small.ROOT / "recipes" / "demo.yaml", [*short, *overrides])
+    found = hfpipe.run(recipe, runs, until="pretrain", say=lambda _: None)
+    loss = found.reports["pretrain"].facts["validation"]["loss"]
+    return loss, load_file(found.folder("pretrain") / "model.safetensors")
+
+
+@pytest.mark.slow
+def test_a_model_with_counted_embeddings_learns_faster_and_the_same_in_each_run(tmp_path: Path) -> None:
+    random, _ = train(tmp_path / "runs", "pretrain.init_embeddings=random")
+    counted, weights = train(tmp_path / "runs")
+    assert counted < random - 0.1
+    _, again = train(tmp_path / "again")
+    assert all(torch.equal(value, again[name]) for name, value in weights.items())
