@@ -7,6 +7,6 @@ GRAPH_MODES = ("reduce-overhead", "max-autotune")
 """Modes that record CUDA graphs, whose outputs are overwritten by the next step."""
 MODES = ("default", "max-autotune-no-cudagraphs", *GRAPH_MODES)
 HELP = (
-    "Mode of torch.compile. By default, a long training on a GPU measures which is fastest. Without "
-    "`compile`, it means `compile: true`."
+    "Mode of torch.compile. By default, a long training on a GPU measures which is fastest. A "
+    "mode switches compilation on, unless the recipe sets compile."
 )
