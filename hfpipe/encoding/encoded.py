@@ -72,10 +72,10 @@ class Examples(Dataset[dict[str, Any]]):
     @property
     def ids(self) -> np.ndarray:
         """Ids of all examples, one after the other, int; as long as the sum of `lengths`."""
-        column = (self._stored if self._chosen is None else self.table.flatten_indices()).data.column(
-            "input_ids"
-        )
-        ids: np.ndarray = pc.list_flatten(column).to_numpy()
+        column = self._stored.data.column("input_ids")
+        ids: np.ndarray = pc.list_flatten(
+            column if self._chosen is None else column.take(self._chosen)
+        ).to_numpy()
         return ids
 
     def select_rows(self, positions: np.ndarray) -> Examples:
