@@ -23,8 +23,11 @@ def rows_of_pairs(seed: int) -> list[np.ndarray]:
     return list(1 + cycle % 10 + 10 * rng.integers(0, 2, cycle.shape))
 
 
-def embed(rows: list[np.ndarray], ignored: tuple[int, ...] = ()) -> np.ndarray:
-    return embed_tokens(np.concatenate(rows), np.array([len(row) for row in rows]), 25, 8, ignored)
+def embed(rows: list[np.ndarray], ignored: tuple[int, ...] = (), **limits: int) -> np.ndarray:
+    lengths = np.array([len(row) for row in rows])
+    return embed_tokens(
+        lambda start, stop: np.concatenate(rows[start:stop]), lengths, 25, 8, ignored, **limits
+    )
 
 
 @settings(max_examples=20, deadline=None)
@@ -56,11 +59,11 @@ def test_ignored_and_unseen_tokens_have_no_embedding_and_the_others_have_mean_le
     assert np.linalg.norm(found[seen], axis=1).mean() == pytest.approx(1, abs=1e-6)
 
 
-def test_a_text_over_the_limit_is_sampled_by_whole_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = rows_of_pairs(1)
-    monkeypatch.setattr("hfpipe.modeling.loading.cooccurrence.TOKENS", 40 * 10)
-    chosen = [rows[index] for index in np.unique(np.linspace(0, 59, 10).astype(int))]
-    assert np.array_equal(embed(rows), embed(chosen))
+def test_parts_of_a_long_text_are_counted_at_equal_distances() -> None:
+    rows = rows_of_pairs(1)  # 60 rows of 40 tokens
+    assert np.array_equal(embed(rows, at_once=400), embed(rows))
+    chosen = [*rows[:10], *rows[20:30], *rows[50:]]
+    assert np.array_equal(embed(rows, at_once=400, most=1200), embed(chosen))
 
 
 def train(runs: Path, steps: int, init: str) -> tuple[float, dict[str, torch.Tensor]]:

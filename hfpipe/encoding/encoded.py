@@ -69,13 +69,13 @@ class Examples(Dataset[dict[str, Any]]):
         rows: np.ndarray = self._stored.data.column("row").to_numpy()
         return rows if self._chosen is None else rows[self._chosen]
 
-    @property
-    def ids(self) -> np.ndarray:
-        """Ids of all examples, one after the other, int; as long as the sum of `lengths`."""
+    def read_ids(self, start: int, stop: int) -> np.ndarray:
+        """Return the ids of the examples from `start` to `stop`, one example after the other, int."""
         column = self._stored.data.column("input_ids")
-        ids: np.ndarray = pc.list_flatten(
-            column if self._chosen is None else column.take(self._chosen)
-        ).to_numpy()
+        part = column.slice(start, stop - start)
+        if self._chosen is not None:
+            part = column.take(self._chosen[start:stop])
+        ids: np.ndarray = pc.list_flatten(part).to_numpy()
         return ids
 
     def select_rows(self, positions: np.ndarray) -> Examples:

@@ -57,7 +57,7 @@ class Pretrain(TrainStage):
         rows, size = measure_embeddings(self.task.auto_class, create_config(self.model, tokenizer, head))
         examples, _ = self.encode_split("train", ctx, tokenizer, reads_all=False)
         special = tokenizer.all_special_ids
-        embedded = embed_tokens(examples.ids, examples.lengths, rows, size, special)
+        embedded = embed_tokens(examples.read_ids, examples.lengths, rows, size, special)
         write_embeddings(embedded, ctx.work / EMBEDDINGS)
 
     def _initialize(self, model: PreTrainedModel, ctx: RunContext) -> None:

@@ -9,7 +9,7 @@ https://aclanthology.org/Q15-1016/).
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,20 +27,30 @@ WINDOW = 2
 SMOOTHING = 0.75
 """Power of the frequencies of contexts, which keeps rare contexts from dominating."""
 TOKENS = 20_000_000
-"""Number of tokens to count; a longer text is sampled by rows."""
+"""Number of tokens to count; of a longer text, parts at equal distances are counted."""
 TOKENS_AT_ONCE = 1_000_000
+"""Number of tokens of a part, which is held in memory."""
 NAME = "embeddings"
 
 
 def embed_tokens(
-    ids: np.ndarray, lengths: np.ndarray, vocabulary: int, size: int, ignored: Collection[int]
+    read_ids: Callable[[int, int], np.ndarray],
+    lengths: np.ndarray,
+    vocabulary: int,
+    size: int,
+    ignored: Collection[int],
+    *,
+    most: int = TOKENS,
+    at_once: int = TOKENS_AT_ONCE,
 ) -> np.ndarray:
     """Return a row for each token, float32 [vocabulary, size], of mean length 1; zeros for unseen tokens.
 
-    `ids` (int, [tokens]) are rows of the given `lengths`, one after the other. Tokens that are `ignored`, as
-    special tokens, have no neighbours and are not counted as one. The result depends only on the arguments.
+    `read_ids(start, stop)` returns the ids of some rows, one after the other; `lengths` are those of all
+    rows. Tokens that are `ignored`, as special tokens, have no neighbours and are not counted as one. At
+    `most` so many tokens are counted, some `at_once`. The result depends only on the arguments.
     """
-    counts = _count_neighbours(ids, lengths, vocabulary, ignored)
+    parts = _choose_parts(lengths, most, at_once)
+    counts = _count_neighbours(read_ids, lengths, parts, vocabulary, ignored)
     seen = np.asarray(counts.sum(axis=1)).ravel() > 0
     embedded = np.zeros((vocabulary, size), dtype=np.float32)
     kept = min(size, vocabulary - 1)
@@ -53,31 +63,33 @@ def embed_tokens(
 
 
 def _count_neighbours(
-    ids: np.ndarray, lengths: np.ndarray, vocabulary: int, ignored: Collection[int]
+    read_ids: Callable[[int, int], np.ndarray],
+    lengths: np.ndarray,
+    parts: Iterable[tuple[int, int]],
+    vocabulary: int,
+    ignored: Collection[int],
 ) -> sparse.csr_matrix:
     """Return how often each pair of tokens is at most `WINDOW` apart in a row, symmetric."""
     counts = sparse.csr_matrix((vocabulary, vocabulary), dtype=np.float32)
-    for part, row in _iterate_rows(ids, lengths):
-        counted = ~np.isin(part, list(ignored))
+    for start, stop in parts:
+        ids = read_ids(start, stop).astype(np.int64)
+        row = np.repeat(np.arange(stop - start), lengths[start:stop])
+        counted = ~np.isin(ids, list(ignored))
         for distance in range(1, WINDOW + 1):
             near = (row[:-distance] == row[distance:]) & counted[:-distance] & counted[distance:]
-            pair = part[:-distance][near], part[distance:][near]
+            pair = ids[:-distance][near], ids[distance:][near]
             found = sparse.coo_matrix((np.ones(len(pair[0]), dtype=np.float32), pair), counts.shape)
             counts = counts + found.tocsr()
     return counts + counts.T
 
 
-def _iterate_rows(ids: np.ndarray, lengths: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield whole rows of at most `TOKENS` tokens in all, as the ids of some rows and the row of each id."""
-    ends = np.cumsum(lengths)
-    wanted = min(len(lengths), max(1, int(len(lengths) * TOKENS / max(1, len(ids)))))
-    chosen = np.unique(np.linspace(0, len(lengths) - 1, wanted).astype(np.int64))
-    parts = max(1, int(lengths[chosen].sum()) // TOKENS_AT_ONCE)
-    for rows in np.array_split(chosen, parts):
-        sizes = lengths[rows]
-        row = np.repeat(np.arange(len(rows)), sizes)
-        within = np.arange(len(row)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-        yield ids[(ends[rows] - sizes)[row] + within].astype(np.int64), row
+def _choose_parts(lengths: np.ndarray, most: int, at_once: int) -> Iterator[tuple[int, int]]:
+    """Yield the first and last row (exclusive) of each part of the text that is counted."""
+    parts = -(-int(lengths.sum()) // at_once)
+    bounds = np.linspace(0, len(lengths), parts + 1).astype(int)
+    chosen = np.unique(np.linspace(0, parts - 1, min(parts, most // at_once)).astype(int))
+    for part in chosen:
+        yield int(bounds[part]), int(bounds[part + 1])
 
 
 def _compute_information(counts: sparse.csr_matrix) -> sparse.csr_matrix:
