@@ -27,7 +27,8 @@ def run(settings: Settings) -> None:
     folder = settings.work / "checkpoints"
     folder.mkdir()
     recipe = found.recipe(settings)
-    recipe["stages"]["train"]["training"]["save_steps"] = every
+    # Whether the model is compiled does not matter here, and trying it would take longer than the steps.
+    recipe["stages"]["train"]["training"] |= {"save_steps": every, "compile": False}
     path = folder / "recipe.yaml"
     path.write_text(json.dumps(recipe), encoding="utf-8")
     ended: list[float] = []
