@@ -18,12 +18,13 @@ from hfpipe.contract import RunContext
 from hfpipe.encoding.sampler import BatchLayout
 from hfpipe.errors import StageError
 from hfpipe.tasks.causal_lm import CausalLM
-from hfpipe.training.arguments import TrainingPlan, create_training_arguments
+from hfpipe.training.arguments import CHECKPOINTING, TrainingPlan, create_training_arguments
 from hfpipe.training.checkpoints import find_newest_checkpoint
 from hfpipe.training.loop import train_model
 from hfpipe.training.speed import compile_mode, timing
 from hfpipe.training.speed.choice import Length, Speed, choose_speed
 from hfpipe.training.speed.compile_mode import ModeTrial, check_mode, choose_mode
+from hfpipe.training.speed.gpu import Device
 from hfpipe.training.speed.memory import (
     Compilation,
     Measured,
@@ -179,6 +180,24 @@ def test_a_mode_that_fails_is_skipped_with_one_line(
     [line] = [text for text in caplog.messages if "is skipped" in text]
     assert line.startswith("torch.compile: mode no-such-mode failed and is skipped: ")
     assert "\n" not in line
+
+
+def test_the_modes_are_compared_under_the_conditions_of_the_training_on_a_device(
+    made: Training, choosing: None, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The CPU stands for a GPU: the memory of the optimizer is held, and layers are recomputed."""
+    caplog.set_level("INFO")
+    seen: list[bool] = []
+    made.model.register_forward_pre_hook(lambda model, _: seen.append(getattr(model, f"is_{CHECKPOINTING}")))
+    device = Device(torch.device("cpu"), "Card 7, 100 bytes", 2.0**24)
+    fit = MicroBatch(SHARES, checkpointing=True)
+    with torch.compiler.set_stance("force_eager"):
+        found = choose_mode(ModeTrial({}, made, fit, 7, COMPILED, Length(10**9, None), device), tmp_path)
+    assert found.measured is not None
+    assert set(found.measured.modes) == {"default", TUNED}
+    assert all(seen)
+    assert not getattr(made.model, f"is_{CHECKPOINTING}")
+    assert "measured on Card 7: seconds per micro-batch: default" in caplog.text
 
 
 def test_what_a_mode_gave_other_models_tells_what_to_expect(tmp_path: Path) -> None:
