@@ -36,7 +36,7 @@ def bench(out: Path, *arguments: str) -> tuple[int, list[dict[str, Any]], str]:
 
 @pytest.mark.slow
 def test_the_toy_size_runs_on_the_cpu(tmp_path: Path) -> None:
-    parts = "a,c:gpt2-124m,f:equality,e:modernbert-base"
+    parts = "a,c:gpt2-124m,f:equality,e:modernbert-base,l,m:gpt2-124m"
     code, lines, printed = bench(tmp_path, "--size", "toy", "--parts", parts)
     assert code == 0, printed
     assert [line for line in lines if "error" in line] == []
@@ -49,6 +49,14 @@ def test_the_toy_size_runs_on_the_cpu(tmp_path: Path) -> None:
     measured = [line for line in others if "tokens_s" in line]
     assert [line["contender"] for line in measured if line["part"] == "c"] == ["hfpipe", "trainer"]
     assert len([line for line in measured if line["part"] == "e"]) == 3
+    modes = {line["contender"]: line["compile_mode"] for line in measured if line["part"] == "m"}
+    assert len(modes) == 3
+    assert all(name == f"hfpipe, {mode}" for name, mode in modes.items())
+    for line in [line for line in measured if line["part"] in "cm"]:
+        assert line["first_step_s"] >= 0
+    ways = {line["way"]: line for line in lines if "way" in line}
+    assert all(ways[name]["ok"] for name in ("logits, compiled", "chunks, compiled", "chunks"))
+    assert all("skipped" in ways[name] or ways[name]["ok"] for name in ("Liger", "cut_cross_entropy"))
     for line in measured:
         model = sized(BENCHES[line["model"]], toy=True)
         assert line["tokens_s"] == pytest.approx(model.tokens / line["step_ms"] * 1000, rel=0.01)
