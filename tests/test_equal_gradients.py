@@ -121,9 +121,11 @@ def tokenizer(style: str) -> PreTrainedTokenizerFast:
     )
 
 
-def training(name: str, kind: str, folder: Path) -> Training:
+def training(name: str, kind: str, folder: Path, length: int | None = None) -> Training:
+    """Return a training of a task; `length` replaces that of the task."""
     _, style, entries = TYPES[kind]
     task, words, examples = task_of(name, kind), tokenizer(style), data(name)
+    task = task.model_copy(update={} if length is None else {"length": length})
     facts = extract_facts(datasets.DatasetDict(train=examples))
     encoded, _ = encode(
         task.runtime(), examples, words, facts, folder / "train.arrow", packed=True, advance=lambda _: None

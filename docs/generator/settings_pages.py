@@ -147,7 +147,7 @@ def _written(value: Any) -> str:
 def training_arguments() -> str:
     """Return the page of every key of `training:`, with the defaults of hfpipe where they differ."""
     fields = make_recipe_schema(KINDS, TASKS)["$defs"]["training"]["properties"]
-    for name in ("bf16", "compile"):
+    for name in arguments.MEASURED:
         fields[name]["default"] = "auto"
     fields |= {name: {**fields[name], "default": value} for name, value in (DEFAULTS | EVALUATED).items()}
     managed = [(f"`{name}`", cell(why)) for name, why in arguments.MANAGED.items()]

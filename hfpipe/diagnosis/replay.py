@@ -337,6 +337,7 @@ def _make_trainer(parts: Training, crash: Crash, stage: Pretrain | Finetune, scr
     plan = TrainingPlan(shares, 1, Speed(bf16=crash.bf16, compiled=False))
     given = stage.training | {"report_to": "none"}
     arguments = create_training_arguments(given, scratch, crash.seed, plan, None, early=False)
-    trainer = TaskTrainer(parts, arguments, shares)
+    free = stage.training.get("padding_free", False)
+    trainer = TaskTrainer(parts, arguments, shares, padding_free=free)
     trainer.model = trainer.accelerator.prepare_model(trainer.bare)
     return trainer

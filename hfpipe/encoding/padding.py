@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from hfpipe.encoding.sampler import cut_by_length
+from hfpipe.encoding.sampler import cut_by_length, group_by_tokens
+from hfpipe.modeling.attention.layout import make_layout
 from hfpipe.modeling.attention.separate_documents import find_document_bounds
 from hfpipe.modeling.losses.losses import IGNORED
 from hfpipe.modeling.static_shapes import find_static_positions
@@ -52,6 +53,8 @@ class Collator:
     """The length of a batch is padded to a multiple of this number."""
     cut: bool = False
     """Whether a batch of uneven lengths is split into several forward passes."""
+    unpadded: int = 0
+    """Batches get a layout without padding, of a multiple of this number of tokens; 0 for none."""
     training_loss: TrainingLoss | None = None
     """The loss that reads weights of rows, which are added to a batch."""
 
@@ -68,7 +71,8 @@ class Collator:
         """Return the examples of each forward pass, in the order of its rows."""
         if not self.cut:
             return [examples]
-        found = cut_by_length(np.array([self._count_positions(example) for example in examples]))
+        positions = np.array([self._count_positions(example) for example in examples])
+        found = group_by_tokens(positions) if self.unpadded else cut_by_length(positions)
         return [[examples[row] for row in group] for group in found]
 
     def _make_batch(self, examples: list[dict[str, Any]]) -> Batch:
@@ -77,6 +81,8 @@ class Collator:
             batch = self.training_loss.add_entries(batch, examples)
         if self.multiple > 1:
             batch = pad_length(batch, self.multiple)
+        if self.unpadded and "attention_mask" in batch:
+            batch = batch | make_layout(batch["attention_mask"], self.unpadded)
         if not self.static:
             return batch
         # Padding follows the tokens, where a causal model does not attend to it.

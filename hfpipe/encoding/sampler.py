@@ -103,6 +103,22 @@ def cut_by_length(lengths: np.ndarray, most: int = MOST_TOKENS, cost: int = PASS
     return groups
 
 
+def group_by_tokens(lengths: np.ndarray, most: int = MOST_TOKENS) -> list[np.ndarray]:
+    """Split the rows of a batch without padding into groups: row indices, int64, longest first.
+
+    `lengths`, int64 (rows,), are the tokens of each row. A group has at most `most` tokens, unless it is a
+    single row.
+    """
+    rows = np.argsort(-lengths, kind="stable")
+    starts, tokens = [0], 0
+    for place, row in enumerate(rows):
+        if tokens and tokens + lengths[row] > most:
+            starts.append(place)
+            tokens = 0
+        tokens += int(lengths[row])
+    return np.split(rows, starts[1:])
+
+
 class StepBatches(Sampler[list[Key]]):
     """The forward passes of one process, epoch by epoch; resuming skips by index without reading data."""
 

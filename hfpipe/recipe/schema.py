@@ -132,8 +132,9 @@ def _make_task_schema(tasks: Mapping[str, type[TaskConfig]], shared: dict[str, A
 def _make_training_schema() -> dict[str, Any]:
     properties: dict[str, Any] = {name: {"description": text} for name, text in arguments.WORDS.items()}
     properties["budget"]["type"] = "string"
-    for name in ("bf16", "compile"):
+    for name in arguments.MEASURED:
         properties[name]["enum"] = [True, False, "auto"]
+    properties["padding_free"] |= {"type": "boolean", "default": False}
     known = arguments.read_arguments()
     for name in arguments.list_arguments():
         properties.setdefault(name, _make_field_schema(known[name]) if name in known else {})

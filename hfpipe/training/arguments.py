@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from hfpipe.metrics.metric import Metric
     from hfpipe.training.speed.choice import Speed
 
-OWN = ("budget", "bf16", "compile", compile_modes.NAME)
+OWN = ("budget", "bf16", "compile", "padding_free", compile_modes.NAME)
 """Settings of `training:` that TrainingArguments lacks, that accept more values than there, or that hfpipe
 applies itself."""
 CHECKPOINTINGS = ("activation_checkpointing", "gradient_checkpointing")

@@ -116,9 +116,15 @@ def _create_trainer(
         check_liger(parts.model.config.model_type)
     try:
         muon = get_muon_options(training)
-        mode, chunked = plan.speed.compile_mode, plan.head_in_loss
         return TaskTrainer(
-            parts, args, plan.shares, compile_mode=mode, head_in_loss=chunked, muon=muon, stop=ctx.stop
+            parts,
+            args,
+            plan.shares,
+            compile_mode=plan.speed.compile_mode,
+            head_in_loss=plan.head_in_loss,
+            padding_free=training.get("padding_free", False),
+            muon=muon,
+            stop=ctx.stop,
         )
     except (ValueError, RuntimeError, ImportError) as error:  # for example, a tracker that is not installed
         raise StageError(

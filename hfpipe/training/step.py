@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedModel
 
+    from hfpipe.modeling.attention.unpadding import Unpadding
     from hfpipe.modeling.losses.liger_loss import LinearLoss
     from hfpipe.runtime import Objective, TaskRuntime
     from hfpipe.types import Batch, Counted
@@ -80,12 +81,13 @@ class TrainingStep:
         autocast: Autocast = nullcontext,
         *,
         chunked: bool = False,
-        separate: SeparateDocuments | None = None,
+        separate: SeparateDocuments | Unpadding | None = None,
         objective: Objective | None = None,
     ) -> None:
         """`chunked` lets the loss apply the output layer in chunks; its weights must not be sharded.
 
-        `separate` separates the documents of an example. `objective` replaces that of the task.
+        `separate` separates the documents of an example, or the examples of a batch without padding.
+        `objective` replaces that of the task.
         """
         self.task = task
         self._separate = separate

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
@@ -21,7 +21,6 @@ from hfpipe.errors import StageError
 from hfpipe.evaluation.loop import ModelReader, score
 from hfpipe.interruption import StopRequest
 from hfpipe.metrics.tally import Tally
-from hfpipe.modeling.attention.cpu import eager_kernels
 from hfpipe.modeling.performance import compile_model, run_uncompiled
 from hfpipe.training.callbacks import StopIfFinishedCallback
 from hfpipe.training.crashes.watch import StepWatch
@@ -31,6 +30,7 @@ from hfpipe.training.saving import complete_checkpoint
 from hfpipe.training.split_trainer import SplitTrainer
 from hfpipe.training.step import CompiledStep, TrainingStep, separate_documents
 from hfpipe.training.stopping import AgreedStop, SaveWhenAsked, ignore_signals
+from hfpipe.training.unpadded import choose_unpadding, get_multiple, use_kernels
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -75,7 +75,7 @@ class TaskTrainer(SplitTrainer):
     accumulation steps; Trainer's loss is wrong for heads that return a mean (see Transformers issue #34242).
 
     On a CPU, a batch of different lengths is split into several forward passes with the same gradients, and a
-    model that is not compiled uses faster attention, dropout and GELU.
+    model that is not compiled has faster kernels. With `padding_free`, layers compute no padding.
 
     With `compile_mode`, a mode of torch.compile, model and loss are compiled. The batches of packed tasks
     then have one shape, unless the model is sharded, and attention gets no mask without padding. Evaluation,
@@ -93,6 +93,7 @@ class TaskTrainer(SplitTrainer):
         *,
         compile_mode: str | None = None,
         head_in_loss: bool = False,
+        padding_free: bool = False,
         muon: Mapping[str, float] | None = None,
         stop: StopRequest | None = None,
     ) -> None:
@@ -119,6 +120,7 @@ class TaskTrainer(SplitTrainer):
         self.watch = StepWatch(self)
         self.stop = AgreedStop(stop or StopRequest(), self.accelerator)
         self.bare, self._attention_is_chosen = parts.model, parts.attention_is_chosen
+        self._unpadding = choose_unpadding(self) if padding_free else None
         self._compile_mode, self._head_in_loss = compile_mode, head_in_loss
         static = compile_mode is not None and self._has_one_shape
         self._step = self._create_step(static=static)
@@ -129,6 +131,7 @@ class TaskTrainer(SplitTrainer):
             collator,
             static=static,
             cut=self._cuts and compile_mode is None,
+            unpadded=get_multiple(self._unpadding, arguments.device),
             multiple=2 * context if context > 1 else 1,  # each process has two parts, for equal work
         )
         self._eager_on_cpu = arguments.device.type == "cpu" and compile_mode is None
@@ -144,7 +147,7 @@ class TaskTrainer(SplitTrainer):
             args.label_smoothing_factor,
             autocast,
             chunked=self._applies_head_in_loss,
-            separate=separate,
+            separate=separate or self._unpadding,
             objective=self.training_loss,
         )
         if not static or self._compile_mode is None:
@@ -215,7 +218,7 @@ class TaskTrainer(SplitTrainer):
 
     def use_fast_kernels(self) -> AbstractContextManager[None]:
         """Return the context with the kernels of a training."""
-        return eager_kernels(self.bare) if self._eager_on_cpu else nullcontext()
+        return use_kernels(self.bare, self._unpadding, eager=self._eager_on_cpu)
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """Return the batches of this process; they are distributed here, not by Accelerate."""

@@ -79,8 +79,12 @@ WORDS: dict[str, str] = {
     "to be faster.",
     "compile": "torch.compile: true, false, or auto: if the training is long enough to gain; on a CPU "
     "this is measured.",
+    "padding_free": "Whether the layers of the model compute no padding in fine-tuning; loss and gradients "
+    "are the same.",
 }
 """Arguments that hfpipe adds to TrainingArguments → their help."""
+MEASURED = ("bf16", "compile")
+"""Those of them that may be `auto`, the default."""
 
 _OF_WORKERS = (
     "dataloader_persistent_workers",
@@ -134,10 +138,9 @@ def _check_word(key: str, value: Any, here: Keys) -> Iterator[Problem]:
             budget.parse_budget(value if isinstance(value, str) else "")
         except ValueError as error:
             yield Problem(f"{format_keys(here)}: {error}; got {describe_value(value)}", here)
-    elif not isinstance(value, bool) and value != "auto":
-        yield Problem(
-            f"{format_keys(here)}: expected true, false or 'auto', got {describe_value(value)}", here
-        )
+    elif not isinstance(value, bool) and (value != "auto" or key not in MEASURED):
+        wanted = "true, false or 'auto'" if key in MEASURED else "true or false"
+        yield Problem(f"{format_keys(here)}: expected {wanted}, got {describe_value(value)}", here)
 
 
 def _check_argument(key: str, value: Any, field: Field, here: Keys) -> Iterator[Problem]:

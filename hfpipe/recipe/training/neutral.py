@@ -47,6 +47,8 @@ NEUTRAL = frozenset(
     }
 )
 """Arguments that only control what is logged, kept or prefetched."""
+OWN = frozenset({"padding_free"})
+"""Those that hfpipe adds to TrainingArguments."""
 CHOOSING = frozenset(
     {
         "eval_delay",
@@ -70,5 +72,5 @@ def find_neutral_arguments(training: Mapping[str, Any], *, early: bool) -> Itera
         training.get("optim", "")
     ).startswith("schedule_free")
     for name in training:
-        if name in NEUTRAL or (name in CHOOSING and not chosen and not reading):
+        if name in NEUTRAL or name in OWN or (name in CHOOSING and not chosen and not reading):
             yield name
