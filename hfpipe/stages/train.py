@@ -54,7 +54,7 @@ class TrainStage(Repeatable):
     tokenizer: TokenizerPlace | None = None
     """Tokenizer; by default the one in the folder of the model."""
     training: dict[str, Any] = {}
-    """Transformers' TrainingArguments by name, and `budget`, `bf16: auto`, `compile: auto`."""
+    """Transformers' TrainingArguments by name, `budget`, `bf16: auto`, `compile: auto`, `padding_free`."""
     adapter: Adapter | None = None
     """Train an adapter instead of all weights, as `{type: lora, r: 16}`; needs `hfpipe[lora]`."""
     early_stopping: EarlyStopping | None = None

@@ -27,10 +27,10 @@ from hfpipe.training.crashes.watch import StepWatch
 from hfpipe.training.muon import create_muon
 from hfpipe.training.resuming import compute_mean_loss
 from hfpipe.training.saving import complete_checkpoint
+from hfpipe.training.speed.unpadded import choose_unpadding, get_multiple, use_kernels
 from hfpipe.training.split_trainer import SplitTrainer
 from hfpipe.training.step import CompiledStep, TrainingStep, separate_documents
 from hfpipe.training.stopping import AgreedStop, SaveWhenAsked, ignore_signals
-from hfpipe.training.unpadded import choose_unpadding, get_multiple, use_kernels
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -111,14 +111,12 @@ class TaskTrainer(SplitTrainer):
         self.task, self.training_loss = task, parts.training_loss
         self.folder = Path(str(arguments.output_dir))
         self.examples, self.validation = parts.train, parts.validation
-        self.tokenizer = tokenizer
-        self.shares = shares
+        self.tokenizer, self.shares = tokenizer, shares
         self.facts, self.metrics = parts.facts, parts.metrics
         self.loss_is_scaled_for_ga = True
         if muon is not None:
             self._train_with_muon(muon)
-        self.watch = StepWatch(self)
-        self.stop = AgreedStop(stop or StopRequest(), self.accelerator)
+        self.watch, self.stop = StepWatch(self), AgreedStop(stop or StopRequest(), self.accelerator)
         self.bare, self._attention_is_chosen = parts.model, parts.attention_is_chosen
         self._unpadding = choose_unpadding(self) if padding_free else None
         self._compile_mode, self._head_in_loss = compile_mode, head_in_loss
@@ -134,7 +132,6 @@ class TaskTrainer(SplitTrainer):
             unpadded=get_multiple(self._unpadding, arguments.device),
             multiple=2 * context if context > 1 else 1,  # each process has two parts, for equal work
         )
-        self._eager_on_cpu = arguments.device.type == "cpu" and compile_mode is None
         self.remove_callback(PrinterCallback)
         self.add_callback(StopIfFinishedCallback())
         self.add_callback(SaveWhenAsked(self.stop))
@@ -218,7 +215,8 @@ class TaskTrainer(SplitTrainer):
 
     def use_fast_kernels(self) -> AbstractContextManager[None]:
         """Return the context with the kernels of a training."""
-        return use_kernels(self.bare, self._unpadding, eager=self._eager_on_cpu)
+        eager = self.args.device.type == "cpu" and self._compile_mode is None
+        return use_kernels(self.bare, self._unpadding, eager=eager)
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """Return the batches of this process; they are distributed here, not by Accelerate."""

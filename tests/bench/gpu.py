@@ -56,6 +56,7 @@ ITEMS = (
     Item("d", None, 150, 60),
     Item("c", "llama-0.5b", 150, 70),
     Item("c", "bert-base", 110, 60),
+    Item("u", None, 120, 30),
     Item("l", None, 90, 30),
     Item("m", "gpt2-124m", 240, 70),
     Item("f", "llama-125m", 200, 60),
@@ -71,6 +72,7 @@ MODULES = {
     "f": "packing_speed",
     "l": "losses",
     "m": "compile_modes",
+    "u": "unpadded",
 }
 """Part or item → its module in `gpu_parts`."""
 OF_MODELS = "cem"
@@ -116,7 +118,7 @@ def _name_package(work: Path) -> None:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--parts", default="a,b,c,d,e,f,l,m", help="which, as a,b or c:gpt2-124m,e (all)")
+    parser.add_argument("--parts", default="a,b,c,d,e,f,l,m,u", help="which, as a,b or c:gpt2-124m,e (all)")
     parser.add_argument("--size", choices=("full", "toy"), default="full", help="toy: tiny models on the CPU")
     parser.add_argument("--minutes", type=float, default=9.0, help="how long it may take in all (9)")
     parser.add_argument("--contenders", default="hfpipe,trainer", help="whom part c measures (both)")
@@ -185,13 +187,13 @@ def table(lines: list[dict[str, Any]]) -> str:
         if line["part"] == "a":
             rows.append(f"{line['gpu']}: GEMM {line['gemm_tflops']} TFLOP/s, copy {line['copy_gb_s']} GB/s")
             rows += [f"  unmet: {text}" for text in line["unmet"]]
-        elif line["part"] in "bfl" and "check" in line:
+        elif line["part"] in "bflu" and "check" in line:
             rows.append(_found(line))
     rows.append(
         f"\n{'model':16}{'contender':44}{'tokens/s':>9} {'MFU':>6} {'of GEMM':>7} {'ms':>7} {'GB':>6}"
         f" {'first s':>7} micro"
     )
-    rows += [_speed(line) for line in lines if line["part"] in "cefm" and "contender" in line]
+    rows += [_speed(line) for line in lines if line["part"] in "cefmu" and "contender" in line]
     heads = [_head(line) for line in lines if line["part"] == "l" and "way" in line]
     if heads:
         rows.append(
