@@ -36,7 +36,7 @@ def bench(out: Path, *arguments: str) -> tuple[int, list[dict[str, Any]], str]:
 
 @pytest.mark.slow
 def test_the_toy_size_runs_on_the_cpu(tmp_path: Path) -> None:
-    parts = "a,c:gpt2-124m,f:equality,e:modernbert-base,l,m:gpt2-124m"
+    parts = "a,c:gpt2-124m,f:equality,e:modernbert-base,u,l,m:gpt2-124m"
     code, lines, printed = bench(tmp_path, "--size", "toy", "--parts", parts)
     assert code == 0, printed
     assert [line for line in lines if "error" in line] == []
@@ -46,7 +46,9 @@ def test_the_toy_size_runs_on_the_cpu(tmp_path: Path) -> None:
     assert machine["unmet"] == []
     finished = [(line["item"], line["status"]) for line in lines if line["part"] == "run"]
     assert finished == [(item, "ok") for item in parts.split(",")]
-    measured = [line for line in others if "tokens_s" in line]
+    tuned = [line["contender"] for line in lines if line["part"] == "u" and "rows_s" in line]
+    assert tuned == ["fine-tuning, padded", "fine-tuning, unpadded"] * 2
+    measured = [line for line in others if "tokens_s" in line and line["part"] != "u"]
     assert [line["contender"] for line in measured if line["part"] == "c"] == ["hfpipe", "trainer"]
     assert len([line for line in measured if line["part"] == "e"]) == 3
     modes = {line["contender"]: line["compile_mode"] for line in measured if line["part"] == "m"}
@@ -69,6 +71,7 @@ def test_the_toy_size_runs_on_the_cpu(tmp_path: Path) -> None:
     for kind in ("gpt2", "llama", "qwen2", "modernbert"):
         for attention in ("sdpa", "flex_attention"):
             assert checked[f"separate documents, {kind}, {attention}"]["ok"] is True
+        assert checked[f"unpadded, {kind}, fp32"]["ok"] is True
     assert "profile of gpt2-124m, hfpipe" in (tmp_path / "gpu.log").read_text(encoding="utf-8")
 
 
@@ -138,7 +141,7 @@ def test_a_part_that_does_not_exist_is_refused(tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 2
-    assert "no part 'z'; there are a, b, c, d, e, f, l, m, c:gpt2-124m" in done.stderr
+    assert "no part 'z'; there are a, b, c, d, e, f, l, m, u, c:gpt2-124m" in done.stderr
     assert list(tmp_path.iterdir()) == []
 
 
