@@ -9,7 +9,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from transformers.activations import FastGELUActivation, GELUActivation, NewGELUActivation
 
 from hfpipe.modeling.activations import FusedGELU, use_fused_gelu
-from hfpipe.modeling.attention.cpu import eager_kernels
+from hfpipe.modeling.attention.cpu import use_eager_kernels
 
 TANH = (NewGELUActivation, FastGELUActivation)
 
@@ -34,7 +34,7 @@ def test_layers_are_as_they_were_after_a_training_also_when_it_fails() -> None:
     fused = [FusedGELU, GELUActivation, FusedGELU]
 
     def fail() -> None:
-        with eager_kernels(model), eager_kernels(model):
+        with use_eager_kernels(model), use_eager_kernels(model):
             assert [type(layer) for layer in model] == fused
             raise KeyError
 

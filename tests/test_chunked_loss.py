@@ -16,9 +16,9 @@ from hfpipe.modeling.loading.models import create_model
 from hfpipe.modeling.losses import chunked_loss
 from hfpipe.modeling.losses.chunked_loss import (
     choose_chunk_size,
+    compute_linear_cross_entropy,
     compute_softmax_gradient,
     compute_softmax_gradient_eagerly,
-    linear_cross_entropy,
 )
 from hfpipe.modeling.losses.losses import IGNORED
 from hfpipe.task import TaskConfig
@@ -106,7 +106,7 @@ def test_loss_and_gradients_in_chunks_are_those_of_all_logits(smoothing: float, 
     plain = F.cross_entropy(
         F.linear(*inputs), targets, reduction="sum", label_smoothing=smoothing, ignore_index=IGNORED
     )
-    mine = linear_cross_entropy(hidden, weight, shift if bias else None, targets, smoothing=smoothing)
+    mine = compute_linear_cross_entropy(hidden, weight, shift if bias else None, targets, smoothing=smoothing)
     assert mine.item() == pytest.approx(plain.item(), rel=1e-6)
     expected = torch.autograd.grad(3 * plain, inputs)
     for one, other in zip(torch.autograd.grad(3 * mine, inputs), expected, strict=True):
@@ -116,7 +116,7 @@ def test_loss_and_gradients_in_chunks_are_those_of_all_logits(smoothing: float, 
 def test_a_frozen_output_layer_gets_no_gradient() -> None:
     hidden = torch.randn(9, 8, requires_grad=True)
     weight = torch.randn(97, 8)
-    linear_cross_entropy(hidden, weight, None, torch.arange(9)).backward()
+    compute_linear_cross_entropy(hidden, weight, None, torch.arange(9)).backward()
     assert weight.grad is None
     assert hidden.grad is not None
 

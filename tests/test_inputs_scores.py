@@ -47,7 +47,7 @@ from hfpipe.metrics.module import Module, compute_value
 from hfpipe.metrics.scores import segmentation
 from hfpipe.metrics.scores.spans import find_nearest_sentence, score_best_answer
 from hfpipe.metrics.scores.written import UnicodeTokenizer, Words, select_rouge_tokenizer
-from hfpipe.modeling.performance import on_cpu
+from hfpipe.modeling.performance import runs_on_cpu
 from hfpipe.recipe import load_recipe
 from hfpipe.recipe.training import packages
 from hfpipe.report import DataFacts, Report, Score
@@ -500,12 +500,14 @@ def test_settings_without_effect_are_named_with_the_reason():
         "eval_delay": 0,
     }
     said = [*find_ineffective_settings(given, validated=False, alone=True)]
-    if on_cpu():
+    if runs_on_cpu():
         assert said[0] == (
             "training.fp16: true has no effect here: there is no GPU; weights and sums are float32"
         )
     keys = [line.removeprefix("training.").partition(":")[0] for line in said]
-    assert sorted(keys) == sorted(["fp16", "tf32"] * on_cpu() + ["ddp_timeout", "eval_steps", "eval_delay"])
+    assert sorted(keys) == sorted(
+        ["fp16", "tf32"] * runs_on_cpu() + ["ddp_timeout", "eval_steps", "eval_delay"]
+    )
     assert not [
         *find_ineffective_settings(
             {"fp16": False, "eval_steps": 5, "ddp_timeout": 9}, validated=True, alone=False

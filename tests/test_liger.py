@@ -11,9 +11,9 @@ import torch
 
 from hfpipe.encoding.sampler import BatchLayout
 from hfpipe.errors import StageError
-from hfpipe.modeling.losses.chunked_loss import linear_cross_entropy
+from hfpipe.modeling.losses.chunked_loss import compute_linear_cross_entropy
 from hfpipe.modeling.losses.liger_loss import choose_linear_loss, load_liger_loss
-from hfpipe.modeling.performance import on_cpu
+from hfpipe.modeling.performance import runs_on_cpu
 from hfpipe.training.arguments import TrainingPlan, create_training_arguments
 from hfpipe.training.ineffective_settings import find_ineffective_settings
 from hfpipe.training.liger import check_liger
@@ -54,7 +54,7 @@ def liger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return file
 
 
-@pytest.mark.skipif(not on_cpu(), reason="the settings have an effect on a GPU")
+@pytest.mark.skipif(not runs_on_cpu(), reason="the settings have an effect on a GPU")
 def test_on_a_cpu_the_settings_have_no_effect_and_the_log_says_so(tmp_path: Path) -> None:
     plan = TrainingPlan(BatchLayout(2, 1, 1), 3, Speed(bf16=False, compiled=False))
     made = create_training_arguments(ASKED, tmp_path, 1, plan, None, early=False)
@@ -89,7 +89,9 @@ def test_a_loss_with_the_right_results_is_used(liger: Path, dtype: torch.dtype, 
     targets = torch.randint(50, (20,), generator=random)
     targets[:4] = -100
     settings = {"smoothing": smoothing, "dtype": dtype}
-    mine, other = (each(hidden, weight, None, targets, **settings) for each in (linear_cross_entropy, found))
+    mine, other = (
+        each(hidden, weight, None, targets, **settings) for each in (compute_linear_cross_entropy, found)
+    )
     torch.testing.assert_close(other, mine, rtol=1e-5 if dtype == torch.float32 else 1e-2, atol=0)
 
 
@@ -117,5 +119,5 @@ def test_a_loss_with_other_results_or_another_interface_is_not_used_and_the_log_
 def test_without_liger_hfpipe_computes_the_loss(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     assert load_liger_loss(CPU, torch.float32, 0.0) is None
-    assert choose_linear_loss(CPU, torch.float32, 0.0) is linear_cross_entropy
+    assert choose_linear_loss(CPU, torch.float32, 0.0) is compute_linear_cross_entropy
     assert not caplog.messages

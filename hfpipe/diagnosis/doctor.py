@@ -17,7 +17,7 @@ from hfpipe.diagnosis.trials import Trials, compute_distance
 from hfpipe.errors import HfpipeError, Problem, RecipeError, format_one_line, format_typed_line
 from hfpipe.estimation.local_artifacts import Known
 from hfpipe.library_output import silence_libraries
-from hfpipe.modeling.performance import on_cpu, supports_bf16
+from hfpipe.modeling.performance import runs_on_cpu, supports_bf16
 from hfpipe.recipe import Recipe
 from hfpipe.runner import plan_recipe
 from hfpipe.stages.finetune import Finetune
@@ -130,7 +130,7 @@ def _compare_accumulation(trials: Trials) -> tuple[float, float]:
 
 def _compare_processes(trials: Trials) -> tuple[float, float]:
     devices = torch.cuda.device_count()
-    if not on_cpu() and devices < 2:
+    if not runs_on_cpu() and devices < 2:
         raise NotApplicable(f"two processes need two GPUs, and there is {devices}")
     return trials.plain.compare(trials.compute_gradient("processes", processes=2))
 
@@ -141,7 +141,7 @@ def _compare_packing(trials: Trials) -> tuple[float, float]:
 
 
 def _compare_compiled(trials: Trials) -> tuple[float, float]:
-    if on_cpu() and not any(map(shutil.which, ("g++", "clang++", "c++"))):
+    if runs_on_cpu() and not any(map(shutil.which, ("g++", "clang++", "c++"))):
         raise NotApplicable("torch.compile needs a C++ compiler on a CPU, and there is none")
     # A batch with the last, shorter example runs eagerly; the other three of four passes do not.
     return trials.plain.compare(trials.compute_gradient("compiled", compile=True, **FOUR_PASSES))
@@ -149,7 +149,7 @@ def _compare_compiled(trials: Trials) -> tuple[float, float]:
 
 def _compare_bf16(trials: Trials) -> tuple[float, float]:
     if not supports_bf16() and trials.toy.stage.training.get("bf16") is not True:
-        what = "processor" if on_cpu() else "GPU"
+        what = "processor" if runs_on_cpu() else "GPU"
         raise NotApplicable(
             f"this {what} has no matrix products in bfloat16, and the recipe does not ask for them"
         )

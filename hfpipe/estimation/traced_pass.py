@@ -24,10 +24,10 @@ from transformers import PretrainedConfig
 from transformers.trainer_utils import unwrap_peft_model
 
 from hfpipe.library_output import silence_libraries
-from hfpipe.modeling.attention.cpu import eager_kernels
+from hfpipe.modeling.attention.cpu import use_eager_kernels
 from hfpipe.modeling.loading.lora import add_lora
-from hfpipe.modeling.losses.chunked_loss import linear_cross_entropy
-from hfpipe.modeling.losses.head_loss import get_product_dtype, identity_head
+from hfpipe.modeling.losses.chunked_loss import compute_linear_cross_entropy
+from hfpipe.modeling.losses.head_loss import get_product_dtype, skip_head
 from hfpipe.modeling.losses.losses import forward
 from hfpipe.training.arguments import CHECKPOINTING
 
@@ -80,9 +80,9 @@ def count_pass_bytes(model: Any, computed: Pass) -> int:
     counting = TensorBytes()
     with counting:
         with (
-            eager_kernels(model),
+            use_eager_kernels(model),
             torch.autocast("cpu", torch.bfloat16, enabled=computed.bf16),
-            identity_head(head) if separable else nullcontext(),
+            skip_head(head) if separable else nullcontext(),
         ):
             logits = forward(model, batch, None)[0]  # or those of the first of several heads
             loss = _compute_loss(logits, head if separable else None, computed)
@@ -107,7 +107,7 @@ def _compute_loss(outputs: Tensor, head: nn.Linear | None, computed: Pass) -> Te
     if head is None:
         return F.cross_entropy(flat.float(), targets, reduction="sum")
     dtype = get_product_dtype(head, flat.device)
-    return linear_cross_entropy(flat, head.weight, head.bias, targets, dtype=dtype)
+    return compute_linear_cross_entropy(flat, head.weight, head.bias, targets, dtype=dtype)
 
 
 class TensorBytes(TorchDispatchMode):

@@ -20,7 +20,7 @@ from hfpipe.modeling.loading.calibration import (
 )
 from hfpipe.modeling.loading.models import load_model, translate_loading_errors
 from hfpipe.modeling.losses.losses import IGNORED, forward
-from hfpipe.modeling.performance import on_cpu
+from hfpipe.modeling.performance import runs_on_cpu
 from hfpipe.tokenization.loading import set_pad_token_id
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def iterate_example_outputs(
     model: Any, encoder: Encoder, examples: Examples, tokenizer: PreTrainedTokenizerBase
 ) -> Iterator[tuple[np.ndarray, torch.Tensor, torch.Tensor]]:
     """Yield the indices of some examples, int64, with logits, float64, and labels, on the CPU."""
-    device = torch.device("cpu" if on_cpu() else "cuda")
+    device = torch.device("cpu" if runs_on_cpu() else "cuda")
     model.to(device).eval()
     order = np.argsort(-examples.lengths, kind="stable")
     with torch.inference_mode():

@@ -20,7 +20,7 @@ from hfpipe.evaluation.predictions_file import Inputs, Predictions, write_joined
 from hfpipe.evaluation.row_groups import group_rows
 from hfpipe.metrics.scores.row_weighted import add_row_weights
 from hfpipe.metrics.tally import Tally
-from hfpipe.modeling.performance import on_cpu
+from hfpipe.modeling.performance import runs_on_cpu
 from hfpipe.store.artifacts import CLUSTER, get_predictions_path
 from hfpipe.tokenization.loading import set_pad_token_id
 
@@ -41,7 +41,7 @@ def create_accelerator() -> Accelerator:
     # Otherwise Accelerate rejects a second precision, and keeps the sharding of an earlier training.
     AcceleratorState._reset_state(reset_partial_state=True)
     with keep_models_whole():
-        return Accelerator(mixed_precision="no", cpu=on_cpu())
+        return Accelerator(mixed_precision="no", cpu=runs_on_cpu())
 
 
 @dataclass(frozen=True)

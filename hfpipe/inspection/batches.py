@@ -86,11 +86,11 @@ def _iterate_training_batches(
     """Yield the batches of the first process, beginning with the first step."""
     from hfpipe.encoding.padding import Collator, is_cut
     from hfpipe.encoding.sampler import StepBatches
-    from hfpipe.modeling.performance import on_cpu
+    from hfpipe.modeling.performance import runs_on_cpu
     from hfpipe.training.arguments import compute_shares
 
     task, shares = found.task, compute_shares(stage.training)
-    cut = is_cut(task, "cpu" if on_cpu() else "accelerator")
+    cut = is_cut(task, "cpu" if runs_on_cpu() else "accelerator")
     collator = Collator(task.runtime(), found.tokenizer, seed, cut=cut)
     order = StepBatches(found.examples.lengths, shares, rank=0, seed=seed, grouped=not task.packed)
     for number, keys in enumerate(order):

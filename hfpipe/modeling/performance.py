@@ -27,7 +27,7 @@ DEFAULT_TRIM_THRESHOLD, DEFAULT_MMAP_MAX = 128 * 1024, 65536
 
 def supports_bf16() -> bool:
     """Return whether the processor supports bfloat16 matrix products natively."""
-    if on_cpu():
+    if runs_on_cpu():
         return bool(torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
     return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
 
@@ -69,7 +69,7 @@ def keep_memory() -> Iterator[None]:
     Otherwise the memory of every large tensor is returned to the kernel, which must zero the pages of the
     next one; steps of small models took 6 to 14 % longer.
     """
-    allocator = ctypes.CDLL(None) if on_cpu() and platform.libc_ver()[0] == "glibc" else None
+    allocator = ctypes.CDLL(None) if runs_on_cpu() and platform.libc_ver()[0] == "glibc" else None
     if allocator is None:
         yield
         return
@@ -95,7 +95,7 @@ def run_uncompiled(model: Any) -> Iterator[None]:
 
 def count_loader_workers() -> int:
     """Return the number of data loader workers: several for an accelerator, none on a CPU."""
-    if on_cpu():
+    if runs_on_cpu():
         return 0
     return max(1, min(MOST_WORKERS, count_cores() // get_local_world_size()))
 
@@ -111,7 +111,7 @@ def is_sharded() -> bool:
     return any(os.environ.get(f"ACCELERATE_USE_{name}") == "true" for name in ways)
 
 
-def on_cpu() -> bool:
+def runs_on_cpu() -> bool:
     """Return whether there is no accelerator, or Accelerate is configured to use the CPU."""
     return (
         os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")

@@ -46,12 +46,12 @@ def arrange_processes(launch: Launch) -> Arrangement:
     A config file without `use_cpu` is for GPUs, also where it is planned on a machine without one. Raises
     RecipeError when the Accelerate config is wrong.
     """
-    from hfpipe.modeling.performance import on_cpu
+    from hfpipe.modeling.performance import runs_on_cpu
 
     if launch.config is None:
-        return Arrangement(ProcessLayout(launch.processes or 1), cpu=on_cpu())
+        return Arrangement(ProcessLayout(launch.processes or 1), cpu=runs_on_cpu())
     file = check_accelerate_file(launch.config)
-    return Arrangement(file.layout, file.split, cpu=on_cpu() and bool(file.settings.get("use_cpu")))
+    return Arrangement(file.layout, file.split, cpu=runs_on_cpu() and bool(file.settings.get("use_cpu")))
 
 
 def check_accelerate_file(config: Path) -> AccelerateFile:

@@ -14,7 +14,7 @@ from hfpipe.distributed.process_layout import read_process_layout
 from hfpipe.distributed.sharding import uses_deepspeed
 from hfpipe.encoding.sampler import BatchLayout, compute_batch_layout
 from hfpipe.errors import StageError, format_one_line
-from hfpipe.modeling.performance import count_loader_workers, on_cpu, supports_bf16
+from hfpipe.modeling.performance import count_loader_workers, runs_on_cpu, supports_bf16
 from hfpipe.recipe.training import budget, compile_modes, muon
 from hfpipe.recipe.training.defaults import add_defaults
 from hfpipe.training.liger import remove_liger_on_cpu
@@ -139,7 +139,7 @@ def create_training_arguments(
         "seed": seed,
         "max_steps": plan.steps,
         "bf16": plan.speed.bf16,
-        "use_cpu": on_cpu() and not uses_deepspeed(),
+        "use_cpu": runs_on_cpu() and not uses_deepspeed(),
         "per_device_train_batch_size": plan.shares.micro,
         "gradient_accumulation_steps": plan.shares.accumulation,
         "remove_unused_columns": False,
@@ -147,7 +147,7 @@ def create_training_arguments(
         "logging_nan_inf_filter": False,
         "disable_tqdm": True,
     }
-    if on_cpu() and uses_deepspeed():
+    if runs_on_cpu() and uses_deepspeed():
         # With `use_cpu`, Accelerate ignores DeepSpeed and uses data parallelism.
         settings["ddp_backend"] = "gloo"
     try:

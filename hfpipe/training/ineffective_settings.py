@@ -7,7 +7,7 @@ from typing import Any
 
 from transformers.utils.import_utils import is_torch_tf32_available
 
-from hfpipe.modeling.performance import on_cpu
+from hfpipe.modeling.performance import runs_on_cpu
 
 _ON_GPU = {
     "fp16": "weights and sums are float32",
@@ -39,7 +39,7 @@ def find_ineffective_settings(training: Mapping[str, Any], *, validated: bool, a
     `validated` is whether there is a validation split, `alone` whether there is a single process.
     """
     reasons: dict[str, str] = {}
-    if on_cpu():
+    if runs_on_cpu():
         reasons |= {key: f"there is no GPU; {why}" for key, why in _ON_GPU.items() if training.get(key)}
     if not is_torch_tf32_available():
         reasons["tf32"] = "it needs an NVIDIA GPU of the Ampere generation or newer"

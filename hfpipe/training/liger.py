@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from hfpipe.errors import StageError, format_one_line
-from hfpipe.modeling.performance import on_cpu
+from hfpipe.modeling.performance import runs_on_cpu
 
 ARGUMENTS = ("use_liger_kernel", "liger_kernel_config")
 """The arguments of TrainingArguments that concern Liger."""
@@ -18,7 +18,7 @@ ARGUMENTS = ("use_liger_kernel", "liger_kernel_config")
 
 def remove_liger_on_cpu(training: Mapping[str, Any]) -> dict[str, Any]:
     """Return the arguments without those of Liger if there is no GPU, where its kernels cannot run."""
-    dropped = ARGUMENTS if on_cpu() else ()
+    dropped = ARGUMENTS if runs_on_cpu() else ()
     return {name: value for name, value in training.items() if name not in dropped}
 
 

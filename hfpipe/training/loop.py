@@ -19,7 +19,7 @@ from hfpipe.distributed.world import is_first_process
 from hfpipe.errors import StageError, format_one_line
 from hfpipe.library_output import allow_forks, silence_libraries
 from hfpipe.modeling.half_weights import halve_frozen
-from hfpipe.modeling.performance import is_sharded, keep_memory, on_cpu
+from hfpipe.modeling.performance import is_sharded, keep_memory, runs_on_cpu
 from hfpipe.recipe.training import budget
 from hfpipe.store.artifacts import METRICS
 from hfpipe.store.sealed import read_sealed, write_sealed
@@ -161,7 +161,7 @@ def _plan(parts: Training, training: Mapping[str, Any], ctx: RunContext) -> Trai
     fit, device = MicroBatch(shares), get_gpu()
     if device is not None:
         fit = fit_micro_batch(MemoryTrial(training, parts, shares, ctx.seed, speed, device), ctx.work)
-    check_mode(speed, fit.shares, "cpu" if on_cpu() else "cuda")
+    check_mode(speed, fit.shares, "cpu" if runs_on_cpu() else "cuda")
     speed = choose_mode(ModeTrial(training, parts, fit, ctx.seed, speed, length, device), ctx.work)
     if steps is None:
         if not decided.exists():

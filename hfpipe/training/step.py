@@ -23,12 +23,12 @@ from accelerate.utils import extract_model_from_parallel
 from hfpipe.errors import StageError
 from hfpipe.modeling.attention.masks import omit_masks, runs_without_masks
 from hfpipe.modeling.attention.separate_documents import SeparateDocuments, choose_attention, find_separation
-from hfpipe.modeling.losses.chunked_loss import compute_softmax_gradient, linear_cross_entropy
+from hfpipe.modeling.losses.chunked_loss import compute_linear_cross_entropy, compute_softmax_gradient
 from hfpipe.modeling.losses.head_loss import (
     compute_head_loss,
     find_separable_head,
     get_product_dtype,
-    identity_head,
+    skip_head,
 )
 from hfpipe.modeling.losses.liger_loss import choose_linear_loss
 from hfpipe.modeling.losses.losses import forward
@@ -110,7 +110,7 @@ class TrainingStep:
             with self.isolate_documents(batch) as inputs:
                 outputs = forward(model, inputs, positions)
             return outputs, self.objective.loss(outputs, batch, self.smoothing)
-        with self._autocast(), identity_head(head):
+        with self._autocast(), skip_head(head):
             with self.isolate_documents(batch) as inputs:
                 outputs = forward(model, inputs, None)
             return outputs, self.head_loss(outputs, head, batch)
@@ -173,7 +173,7 @@ class CompiledStep:
         loss = eager.objective.loss
         self._loss = compile_loss(loss, mode) if eager.teaching is None else loss  # a loop over chunks
         kernel = torch.compile(compute_softmax_gradient, dynamic=False, mode=mode)
-        self._linear_loss = partial(linear_cross_entropy, kernel=kernel)
+        self._linear_loss = partial(compute_linear_cross_entropy, kernel=kernel)
         self._records_graphs = mode in GRAPH_MODES
         self._without_masks: bool | None = None
         compile_model(model, static=True, mode=mode)
@@ -196,7 +196,7 @@ class CompiledStep:
                 if head is None:
                     outputs = forward(model, inputs, self._eager.objective.positions(batch))
                 else:
-                    with identity_head(head):
+                    with skip_head(head):
                         outputs = forward(model, inputs, None)
             if head is not None:
                 return outputs, self._eager.head_loss(outputs, head, batch, self._linear_loss)

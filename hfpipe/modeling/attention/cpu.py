@@ -34,7 +34,7 @@ REPLACED = "sdpa"
 
 
 @contextmanager
-def eager_kernels(model: nn.Module) -> Iterator[None]:
+def use_eager_kernels(model: nn.Module) -> Iterator[None]:
     """Use fast attention, dropout and GELU to train an uncompiled model on a CPU."""
     with use_eager_attention(), use_fast_dropout(model), use_fused_gelu(model):
         yield

@@ -26,7 +26,7 @@ ChunkLoss = Callable[[Tensor, slice], tuple[Tensor, Tensor]]
 shape and dtype of the logits, which it may overwrite."""
 
 
-def linear_cross_entropy(
+def compute_linear_cross_entropy(
     hidden: Tensor,
     weight: Tensor,
     bias: Tensor | None,

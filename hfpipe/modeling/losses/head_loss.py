@@ -55,7 +55,7 @@ def _is_last(model: Any, head: nn.Linear, batch: Batch) -> bool:
     if not isinstance(logits, Tensor) or len(seen) != 1 or not _are_equal(logits, seen[0][1]):
         return False
     try:
-        with identity_head(head):
+        with skip_head(head):
             hidden = forward(model, batch, None).logits
     except (StageError, RuntimeError, TypeError, ValueError):  # for example, if logits are reshaped
         return False
@@ -67,7 +67,7 @@ def _are_equal(one: Tensor, other: Tensor) -> bool:
 
 
 @contextmanager
-def identity_head(head: nn.Linear) -> Iterator[None]:
+def skip_head(head: nn.Linear) -> Iterator[None]:
     """Make a model return the input of its output layer as its logits."""
     vars(head)["forward"] = _return_hidden
     try:

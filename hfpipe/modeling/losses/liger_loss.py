@@ -17,12 +17,12 @@ import torch
 from torch import Tensor
 
 from hfpipe.errors import format_one_line
-from hfpipe.modeling.losses.chunked_loss import linear_cross_entropy
+from hfpipe.modeling.losses.chunked_loss import compute_linear_cross_entropy
 
 log = logging.getLogger(__name__)
 
 LinearLoss = Callable[..., Tensor]
-"""`linear_cross_entropy`, or a function with the same arguments and result."""
+"""`compute_linear_cross_entropy`, or a function with the same arguments and result."""
 TOLERANCE = {torch.float32: 1e-4}
 """Dtype of the products → largest deviation of loss and gradients, relative to the largest gradient."""
 TOLERANCE_OF_HALF = 5e-2
@@ -34,10 +34,10 @@ SAMPLE = (64, 128, 1000)
 def choose_linear_loss(device: torch.device, dtype: torch.dtype, smoothing: float) -> LinearLoss:
     """Return the loss of an output layer that is applied in the loss, for code that is not compiled."""
     if device.type != "cuda":
-        return linear_cross_entropy
+        return compute_linear_cross_entropy
     found = load_liger_loss(device, dtype, smoothing)
     log.info("loss: the output layer in chunks, by %s", "hfpipe" if found is None else "Liger's kernel")
-    return found or linear_cross_entropy
+    return found or compute_linear_cross_entropy
 
 
 def load_liger_loss(device: torch.device, dtype: torch.dtype, smoothing: float) -> LinearLoss | None:
@@ -65,7 +65,7 @@ def compute_liger_loss(
     ignored: int = -100,
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    """Return the value of `linear_cross_entropy` by Liger's kernel, which sums gradients in float32."""
+    """Return `compute_linear_cross_entropy` by Liger's kernel, which sums gradients in float32."""
     from liger_kernel.transformers import LigerFusedLinearCrossEntropyLoss
 
     loss = LigerFusedLinearCrossEntropyLoss(
@@ -78,8 +78,10 @@ def compute_liger_loss(
 
 
 def _compute_deviation(loss: LinearLoss, device: torch.device, dtype: torch.dtype, smoothing: float) -> float:
-    """Return the largest deviation of a loss and its gradients from those of `linear_cross_entropy`."""
-    mine, other = (_compute_sample(each, device, dtype, smoothing) for each in (linear_cross_entropy, loss))
+    """Return the largest deviation of a loss and its gradients from hfpipe's own."""
+    mine, other = (
+        _compute_sample(each, device, dtype, smoothing) for each in (compute_linear_cross_entropy, loss)
+    )
     deviations = [(one - two).abs().max() / one.abs().max() for one, two in zip(mine, other, strict=True)]
     return float(torch.stack(deviations).max())
 

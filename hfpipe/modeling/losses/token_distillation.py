@@ -22,7 +22,7 @@ from hfpipe.modeling.losses.chunked_loss import (
     compute_chunked_loss,
     compute_softmax_gradient,
 )
-from hfpipe.modeling.losses.head_loss import find_separable_head, get_product_dtype, identity_head
+from hfpipe.modeling.losses.head_loss import find_separable_head, get_product_dtype, skip_head
 from hfpipe.modeling.losses.losses import IGNORED, forward
 from hfpipe.modeling.losses.training_loss import TrainingLoss
 from hfpipe.types import Counted
@@ -70,7 +70,7 @@ class Teacher:
                 if head is None:
                     found = forward(self._model, inputs, positions).logits
                 else:
-                    with identity_head(head):
+                    with skip_head(head):
                         found = forward(self._model, inputs, None).logits
         if found.dim() == 3:
             found = found.reshape(-1, found.shape[-1])[positions]

@@ -33,7 +33,7 @@ from hfpipe.modeling.performance import (
     is_compiling_worthwhile,
     is_sharded,
     keep_memory,
-    on_cpu,
+    runs_on_cpu,
     supports_bf16,
 )
 from hfpipe.recipe.training import compile_modes
@@ -161,7 +161,7 @@ class _Choice:
 
     def make(self) -> Speed:
         """Return the choice."""
-        if not on_cpu():
+        if not runs_on_cpu():
             return self._choose_on_accelerator()
         if "auto" not in (self._bf16, self._compile) or not self._is_long():
             return Speed(bf16=self._bf16 is True, compiled=self._compile is True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from hfpipe.distributed.world import get_local_rank
-from hfpipe.modeling.performance import is_sharded, on_cpu
+from hfpipe.modeling.performance import is_sharded, runs_on_cpu
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Device:
 
 def get_gpu() -> Device | None:
     """Return the GPU of this process; None on a CPU, or if the model is sharded over several."""
-    if on_cpu() or is_sharded():
+    if runs_on_cpu() or is_sharded():
         return None
     device = torch.device("cuda", get_local_rank())
     facts = torch.cuda.get_device_properties(device)

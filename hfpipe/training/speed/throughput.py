@@ -14,8 +14,8 @@ import torch
 from hfpipe.distributed.world import get_local_rank
 from hfpipe.encoding.padding import Collator, list_forward_passes
 from hfpipe.encoding.sampler import StepBatches
-from hfpipe.modeling.attention.cpu import eager_kernels
-from hfpipe.modeling.performance import on_cpu
+from hfpipe.modeling.attention.cpu import use_eager_kernels
+from hfpipe.modeling.performance import runs_on_cpu
 from hfpipe.training.muon import create_muon
 from hfpipe.training.speed.micro_batch import set_checkpointing
 from hfpipe.training.step import TrainingStep, separate_documents
@@ -44,7 +44,7 @@ def estimate_steps(
     are eager: the gain of compiling was measured before. `muon` holds the options of Muon; None means AdamW.
     """
     shares = fit.shares
-    device = "cpu" if on_cpu() else f"cuda:{get_local_rank()}"
+    device = "cpu" if runs_on_cpu() else f"cuda:{get_local_rank()}"
     copied = copy.deepcopy(parts.model)
     model: torch.nn.Module = copied
     model.to(device).train()
@@ -60,7 +60,7 @@ def estimate_steps(
     collate = Collator(parts.task, parts.tokenizer, seed, training_loss=parts.training_loss)
     started = 0.0
     with (
-        eager_kernels(model) if device == "cpu" else nullcontext(),
+        use_eager_kernels(model) if device == "cpu" else nullcontext(),
         set_checkpointing(model, wanted=fit.checkpointing),
     ):
         for number, keys in enumerate(islice(batches, WARM_UP + TIMED)):

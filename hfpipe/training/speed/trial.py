@@ -19,7 +19,7 @@ import torch
 
 from hfpipe.encoding.padding import Collator, list_forward_passes
 from hfpipe.encoding.sampler import BatchLayout, StepBatches
-from hfpipe.modeling.attention.cpu import eager_kernels
+from hfpipe.modeling.attention.cpu import use_eager_kernels
 from hfpipe.modeling.performance import run_uncompiled
 from hfpipe.training.speed.memory import ModeTiming
 from hfpipe.training.speed.timing import TimingComparison, compare_timings, time_calls
@@ -102,13 +102,13 @@ class Trial:
     def time_first(self, dtype: str) -> float:
         """Return the seconds of the first micro-batch, which takes longer than later ones."""
         [batch, *_], part = self._create_parts()
-        with restore_model(self._parts.model), eager_kernels(self._parts.model):
+        with restore_model(self._parts.model), use_eager_kernels(self._parts.model):
             return part * time_calls(partial(self._run_pass, self._create_step(dtype), batch, dtype)).seconds
 
     def time_eager(self, dtypes: list[str]) -> TimingComparison:
         """Return the seconds of a micro-batch in each dtype, extrapolated from a part of it."""
         batches, part = self._create_parts()
-        with restore_model(self._parts.model), eager_kernels(self._parts.model):
+        with restore_model(self._parts.model), use_eager_kernels(self._parts.model):
             found = compare_timings(
                 {name: self._make_pass(self._create_step(name), batches, name) for name in dtypes}
             )
@@ -125,7 +125,7 @@ class Trial:
         plain = self._make_pass(eager, batches, dtype)
 
         def uncompiled_pass(number: int) -> None:
-            with run_uncompiled(model), eager_kernels(model):
+            with run_uncompiled(model), use_eager_kernels(model):
                 plain(number)
 
         with restore_model(model):

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
-from hfpipe.modeling.attention.cpu import eager_kernels
+from hfpipe.modeling.attention.cpu import use_eager_kernels
 from hfpipe.modeling.attention.layout import TAIL
 from hfpipe.modeling.attention.unpadding import Unpadding, find_unpadding
 
@@ -60,7 +60,7 @@ def use_kernels(model: PreTrainedModel, unpadding: Unpadding | None, *, eager: b
     """Use the kernels of a training, `eager` those of an uncompiled model on a CPU."""
     with ExitStack() as stack:
         if eager:
-            stack.enter_context(eager_kernels(model))
+            stack.enter_context(use_eager_kernels(model))
         if unpadding is not None:
             stack.enter_context(unpadding.use_attention())  # for layers that the backward pass recomputes
         yield

@@ -85,17 +85,19 @@ def _check_liger(precision: str, smoothing: float, settings: Settings) -> None:
 
 
 def _ways(settings: Settings) -> dict[str, Loss]:
-    from hfpipe.modeling.losses.chunked_loss import compute_softmax_gradient, linear_cross_entropy
+    from hfpipe.modeling.losses.chunked_loss import compute_linear_cross_entropy, compute_softmax_gradient
     from hfpipe.modeling.losses.liger_loss import compute_liger_loss
 
     half = {"dtype": torch.bfloat16}
     backend = "aot_eager" if settings.toy else "inductor"
     kernel = torch.compile(compute_softmax_gradient, dynamic=False, backend=backend)
-    chunked = partial(linear_cross_entropy, kernel=kernel, **half)
+    chunked = partial(compute_linear_cross_entropy, kernel=kernel, **half)
     return {
         "logits, compiled": torch.compile(_all_logits, dynamic=False, backend=backend),
         "chunks, compiled": lambda hidden, weight, targets: chunked(hidden, weight, None, targets),
-        "chunks": lambda hidden, weight, targets: linear_cross_entropy(hidden, weight, None, targets, **half),
+        "chunks": lambda hidden, weight, targets: compute_linear_cross_entropy(
+            hidden, weight, None, targets, **half
+        ),
         "Liger": lambda hidden, weight, targets: compute_liger_loss(hidden, weight, None, targets, **half),
         "cut_cross_entropy": _cut,
     }
@@ -108,10 +110,10 @@ def _all_logits(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
 
 def _cut(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
     """Return the loss of Apple's package, without leaving out small gradients."""
-    from cut_cross_entropy import linear_cross_entropy
+    from cut_cross_entropy import compute_linear_cross_entropy
 
     half = hidden.to(torch.bfloat16), weight.to(torch.bfloat16)
-    total: Tensor = linear_cross_entropy(*half, targets, reduction="sum", filter_eps=None)
+    total: Tensor = compute_linear_cross_entropy(*half, targets, reduction="sum", filter_eps=None)
     return total
 
 
