@@ -99,6 +99,17 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+@pytest.fixture(autouse=True)
+def unchanged_search_path() -> Iterator[None]:
+    """Check that a test leaves the search path for modules, whose first folders hide the standard library."""
+    before = list(sys.path)
+    yield
+    after = list(sys.path)
+    if after[: len(before)] != before:
+        sys.path[:] = before
+        pytest.fail(f"this test leaves another search path for modules: {after}")
+
+
 @contextmanager
 def no_progress(description: str, total: int | None) -> Iterator[Advance]:
     """Stand in for progress bars."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from itertools import product
 from pathlib import Path
 
@@ -70,6 +71,12 @@ def test_every_shipped_recipe_is_run_somewhere() -> None:
     assert OFFLINE.keys() | HUB.keys() == SHIPPED
     for name, where in HUB.items():
         assert f'"{name}' in (small.ROOT / "tests" / f"{where}.py").read_text(encoding="utf-8"), name
+
+
+def test_user_code_of_a_shipped_recipe_has_no_name_of_the_standard_library() -> None:
+    names = {path.stem for path in (small.ROOT / "recipes").rglob("*.py")}
+    assert {"wiki", "cloze"} <= names
+    assert not names & sys.stdlib_module_names
 
 
 @pytest.mark.parametrize("name", sorted(SHIPPED))

@@ -124,11 +124,8 @@ def recipe(folder: Path, **score: Any) -> Path:
     made = small.recipe("bert", max_steps=2)
     del made["stages"]["pretrain"]
     made["stages"]["wiki"]["columns"] |= {"weight": "votes"}
-    source = f"{small.ROOT}/recipes/sources/wiki.py:abstracts"
     lines = [
-        "import json, sys",
-        f"sys.path.insert(0, {str(Path(source).parent)!r})",
-        "from wiki import abstracts",
+        (small.ROOT / "recipes" / "sources" / "wiki.py").read_text(encoding="utf-8"),
         "def weighed(summaries):",
         "    for number, row in enumerate(abstracts(summaries)):",
         "        yield row | {'votes': number % 2 * 1.5}",
