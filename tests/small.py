@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +84,22 @@ def write(folder: Path, content: dict[str, Any]) -> Path:
     path = folder / "small.yaml"
     path.write_text(json.dumps(content), encoding="utf-8")
     return path
+
+
+def to_json_lines(rows: Iterable[Mapping[str, Any]]) -> str:
+    """Return the text of a file with a JSON object in each line."""
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+def write_json_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> Path:
+    """Write a file with a JSON object in each line."""
+    path.write_text(to_json_lines(rows), encoding="utf-8")
+    return path
+
+
+def hash_weights(folder: Path) -> str:
+    """Return a digest of the weights that a stage has saved."""
+    return hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
 
 
 def hfpipe(*arguments: str | Path, launcher: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:

@@ -16,6 +16,7 @@ import openpyxl
 import pandas as pd
 import pyarrow as pa
 import pytest
+import small
 import yaml
 
 import hfpipe
@@ -186,16 +187,16 @@ def test_an_encoding_that_the_byte_order_mark_contradicts_is_deleted(tmp_path: P
 # The other settings of a data set
 
 
-def lines(*records: Any) -> str:
-    return "".join(json.dumps(record) + "\n" for record in records)
-
-
 TEXTS = [{"text": f"a text of its own, number {n}"} for n in range(3)]
-ROW = lines(*TEXTS)
+ROW = small.to_json_lines(TEXTS)
 DATA: list[tuple[str, dict[str, str], dict[str, Any]]] = [
     (
         "it is not clear which column is the text",
-        {"data.jsonl": lines(*({"no": name, "true: 1": name[::-1]} for name in ("ab", "cde", "fgh")))},
+        {
+            "data.jsonl": small.to_json_lines(
+                {"no": name, "true: 1": name[::-1]} for name in ("ab", "cde", "fgh")
+            )
+        },
         {"source": {"files": "data.jsonl"}},
     ),
     (
@@ -205,17 +206,17 @@ DATA: list[tuple[str, dict[str, str], dict[str, Any]]] = [
     ),
     (
         "whose names contain",
-        {"train.jsonl": ROW, "b-test.jsonl": lines({"text": "other"})},
+        {"train.jsonl": ROW, "b-test.jsonl": small.to_json_lines([{"text": "other"}])},
         {"source": {"files": ["train.jsonl", "b-test.jsonl"]}},
     ),
     (
         "does; list the files of each split",
-        {"in/test.jsonl": lines({"text": "other"}), "in/a: b.jsonl": ROW},
+        {"in/test.jsonl": small.to_json_lines([{"text": "other"}]), "in/a: b.jsonl": ROW},
         {"source": {"files": "in"}},
     ),
     (
         "does; list the files of each split",
-        {"in/train.jsonl": lines({"text": "other"}), "in/extra.jsonl": ROW},
+        {"in/train.jsonl": small.to_json_lines([{"text": "other"}]), "in/extra.jsonl": ROW},
         {"source": {"files": "in/*.jsonl"}},
     ),
 ]
@@ -408,7 +409,7 @@ def test_a_data_set_with_the_labels_that_were_advised_suits_the_task(
     words: str, task: TaskConfig, labels: list[Any], tmp_path: Path, make_data: Make
 ) -> None:
     rows = [{**text, "words": ["a"], "no": label} for text, label in zip(TEXTS, labels, strict=True)]
-    (tmp_path / "data.jsonl").write_text(lines(*rows))
+    small.write_json_lines(tmp_path / "data.jsonl", rows)
     settings = {"source": {"files": "data.jsonl"}, "text": ["text"]}
     report, _ = make_data(settings)
     [problem] = [each.message for each in task.check(report.data)]

@@ -166,7 +166,7 @@ def test_thresholds_decide_in_evaluation_and_prediction_until_the_model_is_train
         for number in range(120)
         for kind, labels in [("river", ["river", *(["hill"] if number % 4 == 0 else [])])]
     ]
-    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    small.write_json_lines(tmp_path / "rows.jsonl", rows)
     stages = made["stages"]
     stages["rows"] |= {"source": {"files": "rows.jsonl"}, "columns": {"text": "text", "labels": "labels"}}
     stages["kinds"]["task"]["label"] = "labels"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 import socket
 from collections.abc import Callable, Iterator, Sequence
@@ -76,7 +74,7 @@ def outcome(run: Run, stage: str) -> dict[str, tuple[float, float, float, int]]:
 
 
 def weights(run: Run, stage: str) -> str:
-    return hashlib.sha256((run.folders[stage] / "model.safetensors").read_bytes()).hexdigest()
+    return small.hash_weights(run.folders[stage])
 
 
 def test_every_task_of_the_table_is_held_to_this() -> None:
@@ -183,7 +181,7 @@ def test_cleaning_leaves_the_answers_that_are_learned(tmp_path: Path) -> None:
     for row in given:
         row["context"] = DIRTY.format(row["context"])
         row["answers"]["answer_start"][0] += DIRTY.index("{")
-    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, given)), encoding="utf-8")
+    small.write_json_lines(tmp_path / "rows.jsonl", given)
     stages = recipe("question-answering", batch_sizes=())
     stages["stages"]["question-answering-rows"] |= {
         "source": {"files": str(tmp_path / "rows.jsonl")},

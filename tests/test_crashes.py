@@ -13,6 +13,7 @@ from typing import Any
 
 import processes
 import pytest
+import small
 import torch
 from safetensors.torch import load_file, save_file
 from test_hf_training import MODEL, TEXTS
@@ -40,7 +41,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("crash")
     rows = [{"text": text, "label": LABELS[number % 2]} for number, text in enumerate(TEXTS * 4)]
     rows[7]["text"] = "A zebra drinks."
-    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    small.write_json_lines(folder / "rows.jsonl", rows)
     short = {"max_steps": 4, "per_device_train_batch_size": 4, "bf16": False}
     recipe = {
         "name": "crash",

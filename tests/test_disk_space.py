@@ -55,7 +55,7 @@ def lines(number: int) -> str:
         text for page in pages for text in page.read_text(encoding="utf-8").split("\n\n") if text.strip()
     ]
     rows = ({"text": text, "label": "ab"[row % 2]} for row, text in enumerate(texts[:number]))
-    return "".join(json.dumps(row) + "\n" for row in rows)
+    return small.to_json_lines(rows)
 
 
 def space(path: Path, runs: Path) -> DiskSpace:

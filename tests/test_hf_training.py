@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 import datasets
 import pytest
+import small
 import torch
 
 from hfpipe.contract import RunContext
@@ -71,10 +71,6 @@ def parts(folder: Path) -> Training:
         validation=encoded("validation"),
         facts=facts,
     )
-
-
-def weights(ctx: RunContext) -> str:
-    return hashlib.sha256((ctx.folder / "model.safetensors").read_bytes()).hexdigest()
 
 
 def made(folder: Path, *, early: bool = False, metrics: Any = None, **training: Any) -> Any:
@@ -152,11 +148,11 @@ def test_a_run_killed_after_its_last_step_trains_no_further(context: Make, tmp_p
     ctx = context("whole")
     given = STEADY | {"max_steps": 7, "save_steps": 3, "per_device_train_batch_size": 2}
     found = hf_training.train_model(parts(tmp_path), given, None, ctx)
-    before = weights(ctx)
+    before = small.hash_weights(ctx.folder)
     (ctx.folder / "model.safetensors").unlink()
     assert find_newest_checkpoint(ctx.work)[0] == ctx.work / "checkpoint-7"
     again = hf_training.train_model(parts(tmp_path), given, None, ctx)
-    assert (again["steps"], weights(ctx)) == (found["steps"], before) == (7, before)
+    assert (again["steps"], small.hash_weights(ctx.folder)) == (found["steps"], before) == (7, before)
     assert list(again["validation"]) == list(found["validation"])  # the most important one is the first
     assert again["validation"].keys() > {"loss", "perplexity"}
     assert list(map(list, again["history"])) == list(map(list, found["history"]))
@@ -229,5 +225,5 @@ def test_workers_that_are_spawned_give_the_batches_of_the_process_itself(
     for workers in ({}, {"dataloader_num_workers": 1, "dataloader_multiprocessing_context": "spawn"}):
         ctx = context(f"workers-{len(found)}")
         hf_training.train_model(parts(tmp_path), STEADY | {"max_steps": 3} | workers, None, ctx)
-        found.append(weights(ctx))
+        found.append(small.hash_weights(ctx.folder))
     assert found[0] == found[1]

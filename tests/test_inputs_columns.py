@@ -13,6 +13,7 @@ import chat
 import datasets
 import pieces
 import pytest
+import small
 import torch
 import yaml
 from hypothesis import given
@@ -52,11 +53,6 @@ def run(case: str, runs: Path, until: str = "data") -> Any:
 
 def all_rows(folder: Path) -> list[dict[str, Any]]:
     return [row for split in datasets.load_from_disk(str(folder)).values() for row in split.to_list()]
-
-
-def jsonl(path: Path, rows: list[dict[str, Any]]) -> Path:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return path
 
 
 def head(**columns: list[Any]) -> list[Row]:
@@ -224,7 +220,7 @@ def test_a_conversation_is_recognised_whatever_one_row_holds(
 ) -> None:
     rows = [{"topic": "ab"[n % 2], "talk": [{**TALK[0], "content": f"Say {n}."}, TALK[1]]} for n in range(12)]
     rows[place]["talk"] = odd
-    jsonl(tmp_path / "a.jsonl", rows)
+    small.write_json_lines(tmp_path / "a.jsonl", rows)
     report, folder = make_data({"source": {"files": "a.jsonl"}, "clean": ["html"], "split": {"test": 0.4}})
     assert report.facts["text"] == ["talk"]
     assert len(all_rows(folder)) == (12 if odd == [] else 11)
@@ -278,7 +274,7 @@ def test_messages_are_read_in_the_forms_people_write(
 ) -> None:
     rows = [{"talk": [*TALK, {"role": "user", "content": f"{n}"}]} for n in range(3)]
     rows[1]["talk"].append(written)
-    jsonl(tmp_path / "a.jsonl", rows)
+    small.write_json_lines(tmp_path / "a.jsonl", rows)
     _, folder = make_data({"source": {"files": "a.jsonl"}, "clean": ["unicode", "html"]})
     assert all_rows(folder)[1]["talk"] == [*TALK, {"role": "user", "content": "1"}, read]
 
@@ -308,7 +304,7 @@ def test_a_message_that_cannot_be_read_is_named_with_its_row(
 ) -> None:
     rows = [{"talk": TALK} for _ in range(4)]
     rows[2] = {"talk": [TALK[0], wrong]}
-    jsonl(tmp_path / "a.jsonl", rows)
+    small.write_json_lines(tmp_path / "a.jsonl", rows)
     with pytest.raises(DataError) as caught:
         make_data({"source": {"files": "a.jsonl"}})
     assert str(caught.value).startswith(f"a.jsonl, line 3: {words}")
@@ -337,7 +333,7 @@ def calling(arguments: dict[str, Any], number: int) -> dict[str, Any]:
 
 def test_objects_of_any_column_keep_exactly_their_keys(tmp_path: Path, make_data: Make) -> None:
     rows = [calling(arguments, number) for number, arguments in enumerate(CALLS * 2)]
-    jsonl(tmp_path / "a.jsonl", rows)
+    small.write_json_lines(tmp_path / "a.jsonl", rows)
     _, folder = make_data({"source": {"files": "a.jsonl"}})
     split = open_split(folder, "train")
     assert json.dumps([{name: row[name] for name in rows[0]} for row in split]) == json.dumps(rows)
@@ -351,7 +347,7 @@ def test_objects_of_any_column_keep_exactly_their_keys(tmp_path: Path, make_data
 
 def test_objects_that_differ_after_the_first_rows_keep_their_keys(tmp_path: Path, make_data: Make) -> None:
     rows = [{"text": str(n), "extra": {"a": n} if n < 1500 else {"b": n}} for n in range(1600)]
-    jsonl(tmp_path / "a.jsonl", rows)
+    small.write_json_lines(tmp_path / "a.jsonl", rows)
     _, folder = make_data({"source": {"files": "a.jsonl"}})
     assert [row["extra"] for row in all_rows(folder)] == [row["extra"] for row in rows]
 
@@ -375,7 +371,9 @@ def test_the_arguments_of_a_call_reach_the_chat_template_as_written(tmp_path: Pa
 def test_what_an_object_cannot_keep_is_refused_with_its_row(
     value: Any, words: str, tmp_path: Path, make_data: Make
 ) -> None:
-    jsonl(tmp_path / "a.jsonl", [{"text": "a", "extra": {"x": 1}}, {"text": "b", "extra": value}])
+    small.write_json_lines(
+        tmp_path / "a.jsonl", [{"text": "a", "extra": {"x": 1}}, {"text": "b", "extra": value}]
+    )
     with pytest.raises(DataError, match=f"^a.jsonl, line 2: {words}"):
         make_data({"source": {"files": "a.jsonl"}})
 
@@ -467,7 +465,7 @@ def test_an_answer_moves_as_its_characters_do(
     step: str, text: str, answer: str, moved: tuple[str, int] | None, tmp_path: Path, make_data: Make
 ) -> None:
     start = text.index(answer)
-    jsonl(
+    small.write_json_lines(
         tmp_path / "a.jsonl",
         [
             {
@@ -554,7 +552,7 @@ def test_answers_are_read_in_the_forms_people_write(
 ) -> None:
     context = "In Oslo. The sea sea."
     rows = [{"question": "Where?", "context": context, "answers": answers} for _ in range(2)]
-    jsonl(tmp_path / "a.jsonl", rows)
+    small.write_json_lines(tmp_path / "a.jsonl", rows)
     words_of = pieces.tokenizer([context, "Where?"])
     settings = {"source": {"files": "a.jsonl"}, "text": ["question", "context"]}
     path = tmp_path / "train.arrow"
@@ -633,7 +631,7 @@ def test_rows_without_any_text_are_dropped_and_others_keep_their_nulls(
     tmp_path: Path, make_data: Make
 ) -> None:
     rows = [{"source": a, "target": b} for a in ("one two three", None) for b in ("un deux trois", None)]
-    jsonl(tmp_path / "a.jsonl", rows)
+    small.write_json_lines(tmp_path / "a.jsonl", rows)
     report, folder = make_data({"source": {"files": "a.jsonl"}, "clean": ["unicode", {"dedup": "exact"}]})
     assert [(row["source"], row["target"]) for row in all_rows(folder)] == [
         tuple(row.values()) for row in rows[:3]
@@ -644,7 +642,7 @@ def test_rows_without_any_text_are_dropped_and_others_keep_their_nulls(
 
 def test_a_missing_second_reference_is_none(tmp_path: Path, make_data: Make) -> None:
     rows = [{"source": "a b c", "target": "d e", "other": other} for other in ("f g", None)]
-    jsonl(tmp_path / "a.jsonl", rows)
+    small.write_json_lines(tmp_path / "a.jsonl", rows)
     _, folder = make_data({"source": {"files": "a.jsonl"}})
     task = TASKS["translation"](references=["other"])
     split = open_split(folder, "train")
@@ -664,7 +662,7 @@ def test_a_missing_second_reference_is_none(tmp_path: Path, make_data: Make) -> 
 @pytest.mark.parametrize("missing", ["text", "input"])
 def test_dropped_rows_are_reported_with_the_split_that_is_missing(missing: str, tmp_path: Path) -> None:
     rows = [{"text": f"row {n}" if n < 5 else None, "n": n} for n in range(40)]
-    jsonl(tmp_path / "a.jsonl", rows)
+    small.write_json_lines(tmp_path / "a.jsonl", rows)
     clean = [{"drop": {"n": list(range(5, 40))}}] if missing == "input" else []
     rows_of = {
         "kind": "dataset",
@@ -673,7 +671,7 @@ def test_dropped_rows_are_reported_with_the_split_that_is_missing(missing: str, 
         "split": {"validation": 0.001},
     }
     if missing == "input":
-        jsonl(tmp_path / "a.jsonl", [{"text": f"row {n}", "n": n} for n in range(40)])
+        small.write_json_lines(tmp_path / "a.jsonl", [{"text": f"row {n}", "n": n} for n in range(40)])
     score = {"kind": "evaluate", "model": "stage:lm", "data": "stage:data", "split": "validation"}
     words = {"kind": "tokenizer", "data": "stage:data", "algorithm": "bpe", "vocab_size": 300}
     model = {"type": "gpt2", "n_embd": 8, "n_layer": 1, "n_head": 1}
@@ -727,7 +725,9 @@ def places(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 @pytest.mark.slow
 def test_every_row_knows_its_file_and_line_through_splits_and_stages(tmp_path: Path, make_data: Make) -> None:
     for name in ("a", "b"):
-        jsonl(tmp_path / f"{name}.jsonl", [{"text": f"{name} {n // 2}", "n": n} for n in range(1200)])
+        small.write_json_lines(
+            tmp_path / f"{name}.jsonl", [{"text": f"{name} {n // 2}", "n": n} for n in range(1200)]
+        )
     settings = {"clean": [{"dedup": "exact"}, {"drop": {"n": [4]}}], "split": {"test": 0.3}}
     _, folder = make_data({"source": {"files": ["a.jsonl", "b.jsonl"]}, **settings})
     found = dict(places(folder))
@@ -745,12 +745,12 @@ def test_every_row_knows_its_file_and_line_through_splits_and_stages(tmp_path: P
 
 def test_an_id_of_the_source_is_named_and_a_digest_is_not(tmp_path: Path, make_data: Make) -> None:
     rows = [{"text": "a"}, {"text": "b"}]
-    jsonl(tmp_path / "a.jsonl", rows)
+    small.write_json_lines(tmp_path / "a.jsonl", rows)
     assert [place for place, _ in places(make_data({"source": {"files": "a.jsonl"}})[1])] == [
         "a.jsonl, line 1",
         "a.jsonl, line 2",
     ]
-    jsonl(tmp_path / "b.jsonl", [{"id": f"q{n}", **row} for n, row in enumerate(rows)])
+    small.write_json_lines(tmp_path / "b.jsonl", [{"id": f"q{n}", **row} for n, row in enumerate(rows)])
     assert [place for place, _ in places(make_data({"source": {"files": "b.jsonl"}}, name="own")[1])] == [
         "b.jsonl, line 1 (id 'q0')",
         "b.jsonl, line 2 (id 'q1')",
@@ -760,7 +760,7 @@ def test_an_id_of_the_source_is_named_and_a_digest_is_not(tmp_path: Path, make_d
 def test_the_row_that_a_task_cannot_read_is_named(tmp_path: Path, make_data: Make) -> None:
     rows = [{"id": f"q{n}", "messages": [{**TALK[0], "content": f"Say {n}."}, TALK[1]]} for n in range(9)]
     rows[6]["messages"].pop()
-    jsonl(tmp_path / "a.jsonl", rows)
+    small.write_json_lines(tmp_path / "a.jsonl", rows)
     _, folder = make_data({"source": {"files": "a.jsonl"}})
     words = chat.taught(pieces.tokenizer(["Say it."], "bpe"))
     with pytest.raises(DataError, match=r"^a\.jsonl, line 7 \(id 'q6'\): .* has no answer"):
@@ -791,7 +791,9 @@ def tooled() -> Any:
 @pytest.fixture
 def calls(tmp_path: Path, make_data: Make) -> Path:
     """Return the folder of conversations that call tools, each other ones."""
-    jsonl(tmp_path / "a.jsonl", [calling(arguments, number) for number, arguments in enumerate(CALLS)])
+    small.write_json_lines(
+        tmp_path / "a.jsonl", [calling(arguments, number) for number, arguments in enumerate(CALLS)]
+    )
     return make_data({"source": {"files": "a.jsonl"}, "columns": {"messages": "messages", "tools": "tools"}})[
         1
     ]
@@ -824,7 +826,7 @@ def test_a_call_without_content_is_learned(tmp_path: Path, make_data: Make) -> N
         del row["messages"][2], row["tools"], row["extra"]
     rows[0]["messages"][1]["content"] = None
     del rows[1]["messages"][1]["content"]
-    jsonl(tmp_path / "a.jsonl", rows)
+    small.write_json_lines(tmp_path / "a.jsonl", rows)
     _, folder = make_data({"source": {"files": "a.jsonl"}, "clean": [{"dedup": "exact"}]})
     words, task = tooled(), TextGeneration(messages="messages", length=200)
     split = open_split(folder, "train")
@@ -840,7 +842,7 @@ def test_a_call_without_content_is_learned(tmp_path: Path, make_data: Make) -> N
 
 def test_conversations_that_differ_in_their_calls_are_no_duplicates(tmp_path: Path, make_data: Make) -> None:
     rows = [{"messages": calling({"x": n // 2}, 0)["messages"]} for n in range(6)]
-    jsonl(tmp_path / "a.jsonl", rows)
+    small.write_json_lines(tmp_path / "a.jsonl", rows)
     report, folder = make_data({"source": {"files": "a.jsonl"}, "clean": [{"dedup": "exact"}]})
     assert report.ledger["rows"]["dedup: exact"] == 3
     assert [row["messages"] for row in all_rows(folder)] == [row["messages"] for row in rows[::2]]
@@ -868,7 +870,7 @@ def test_conversations_are_learned_as_the_manual_writes_them(
     tasks = yaml.safe_load(block)
     assert tasks.keys() == FORMS_OF_TALK.keys()
     task, words = TextGeneration.model_validate(tasks[name]), tooled()
-    jsonl(tmp_path / "a.jsonl", FORMS_OF_TALK[name])
+    small.write_json_lines(tmp_path / "a.jsonl", FORMS_OF_TALK[name])
     report, folder = make_data({"source": {"files": "a.jsonl"}})
     assert report.data is not None
     assert list(task.check(report.data)) == []
@@ -967,7 +969,7 @@ def test_a_conversation_that_the_first_rows_do_not_announce_is_an_error_with_its
     late: list[Any], tmp_path: Path, make_data: Make
 ) -> None:
     rows: list[dict[str, Any]] = [{"text": f"hello you {n}", "talk": None} for n in range(1000)]
-    jsonl(tmp_path / "a.jsonl", [*rows, {"text": "hello", "talk": late}])
+    small.write_json_lines(tmp_path / "a.jsonl", [*rows, {"text": "hello", "talk": late}])
     with pytest.raises(DataError, match=re.escape("a.jsonl, line 1001: 'talk' is [")):
         make_data({"source": {"files": "a.jsonl"}, "text": ["talk", "text"]})
 
@@ -977,7 +979,9 @@ def test_columns_that_rows_lack_are_reported_in_the_order_of_the_columns(
 ) -> None:
     names = [f"column {number}" for number in range(8)]
     first = {"text": "hello you", **dict.fromkeys(names, 1)}
-    jsonl(tmp_path / "a.jsonl", [first, {"text": "hello me"}, {"text": "hello all", names[3]: 1}])
+    small.write_json_lines(
+        tmp_path / "a.jsonl", [first, {"text": "hello me"}, {"text": "hello all", names[3]: 1}]
+    )
     report, _ = make_data({"source": {"files": "a.jsonl"}})
     assert list(report.facts["filled"]) == names
 

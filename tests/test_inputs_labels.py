@@ -18,6 +18,7 @@ import datasets
 import numpy as np
 import pyarrow as pa
 import pytest
+import small
 from hypothesis import HealthCheck, given, reject
 from hypothesis import settings as examples
 from hypothesis import strategies as st
@@ -46,13 +47,9 @@ SPLITS = {"source": {"files": {"train": "train.jsonl", "test": "test.jsonl"}}}
 SEPARATED = {"labels": {"kind": "classes", "separator": ","}}
 
 
-def lines(*records: Any) -> str:
-    return "".join(json.dumps(record) + "\n" for record in records)
-
-
 def labelled(*labels: Any, column: str = "label") -> str:
-    return lines(
-        *({"text": f"a text of its own, number {n}", column: label} for n, label in enumerate(labels))
+    return small.to_json_lines(
+        {"text": f"a text of its own, number {n}", column: label} for n, label in enumerate(labels)
     )
 
 
@@ -140,7 +137,7 @@ def test_half_a_character_in_a_text_goes_with_the_step_that_is_advised(
 ) -> None:
     rows = [{"text": "fine", "note": "fine"}, {"text": "fine too", "note": "fine"}]
     rows[1][column] = "half \ud83d"
-    (tmp_path / "data.jsonl").write_text(lines(*rows))
+    small.write_json_lines(tmp_path / "data.jsonl", rows)
     with pytest.raises(
         DataError, match=r"line 2: .* holds half a character .* add `clean: \[unicode\]` if"
     ) as e:
@@ -180,7 +177,7 @@ def test_names_that_differ_by_white_space_or_composition_are_one_class(
 
 def test_names_in_lists_and_tags_are_in_one_spelling(tmp_path: Path, make_data: Make) -> None:
     rows = [{"words": ["a", "b"], "tags": ["O ", "B-X"]}, {"words": ["c", "d"], "tags": ["O", " B-X"]}]
-    (tmp_path / "data.jsonl").write_text(lines(*rows), encoding="utf-8")
+    small.write_json_lines(tmp_path / "data.jsonl", rows)
     report, folder = make_data(FILES)
     assert names(folder, "tags") == ["B-X", "O"]
     assert "labels: tags (lists of 2 classes); 2 cells of 'tags' stripped" in report.summary
@@ -404,7 +401,7 @@ def test_tags_of_words_and_ids_of_classes_are_not_taken_for_multi_hot(
     tmp_path: Path, make_data: Make
 ) -> None:
     rows = [{"words": ["a", "b", "c"], "tags": [0, 1, 1]}, {"words": ["d", "e", "f"], "tags": [0, 0, 1]}]
-    (tmp_path / "data.jsonl").write_text(lines(*rows))
+    small.write_json_lines(tmp_path / "data.jsonl", rows)
     _, folder = make_data(FILES)
     assert names(folder, "tags") == ["0", "1"]
     (tmp_path / "data.jsonl").write_text(labelled([0, 1], [1, 2], [0, 2], column="labels"))
@@ -549,8 +546,8 @@ def random_rows(seed: int) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("seed", range(4))
 def test_rows_of_rare_classes_go_until_no_class_is_rare(seed: int, tmp_path: Path, make_data: Make) -> None:
     rows = random_rows(seed)
-    (tmp_path / "train.jsonl").write_text(lines(*rows[:100]))
-    (tmp_path / "test.jsonl").write_text(lines(*rows[100:]))
+    small.write_json_lines(tmp_path / "train.jsonl", rows[:100])
+    small.write_json_lines(tmp_path / "test.jsonl", rows[100:])
     report, folder = make_data({**SPLITS, "labels": {"labels": {"min_count": 6}}})
     train, test = rows[:100], rows[100:]
     while True:
@@ -584,7 +581,7 @@ def test_rare_classes_merge_into_one_that_is_there_and_lists_keep_their_length(
     tmp_path: Path, make_data: Make
 ) -> None:
     rows = [{"words": ["x", "y"], "tags": tags} for tags in (["O", "B"], ["O", "B"], ["C", "D"])]
-    (tmp_path / "data.jsonl").write_text(lines(*rows))
+    small.write_json_lines(tmp_path / "data.jsonl", rows)
     _, folder = make_data({**FILES, "labels": {"tags": {"min_count": 2, "rare": "O"}}})
     assert values(folder, "tags") == [["O", "B"], ["O", "B"], ["O", "O"]]
 
@@ -813,7 +810,7 @@ def test_a_label_is_dumped_as_it_was_written() -> None:
 def test_any_threshold_of_near_duplicates_works(threshold: float, tmp_path: Path, make_data: Make) -> None:
     text = "the soup was warm and rich and the staff smiled at us all day long"
     (tmp_path / "data.jsonl").write_text(
-        lines({"text": text}, {"text": text.upper()}, {"text": "nothing like it"})
+        small.to_json_lines([{"text": text}, {"text": text.upper()}, {"text": "nothing like it"}])
     )
     report, _ = make_data({**FILES, "clean": [{"dedup": {"kind": "near", "threshold": threshold}}]})
     assert report.ledger["rows"]["kept"] == 2
@@ -855,7 +852,7 @@ def test_a_hundred_thousand_classes_are_stopped_while_rows_come_in(tmp_path: Pat
 @pytest.mark.slow
 @pytest.mark.parametrize("step", ["keep_matching", "drop_matching"])
 def test_an_expression_that_takes_forever_names_its_row(step: str, tmp_path: Path, make_data: Make) -> None:
-    (tmp_path / "data.jsonl").write_text(lines({"text": "short"}, {"text": "a" * 60 + "b"}))
+    small.write_json_lines(tmp_path / "data.jsonl", [{"text": "short"}, {"text": "a" * 60 + "b"}])
     with pytest.raises(
         DataError, match=rf"^data\.jsonl, line 2: the expression of `{step}`, .* takes more than 3 s"
     ):

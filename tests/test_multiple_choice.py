@@ -186,7 +186,7 @@ def test_the_recipe_runs_small_and_its_model_opens_elsewhere(tmp_path: Path) -> 
         | {f"ending{number}": text for number, text in enumerate(row["endings"])}
         for row in rows.endings(file)
     ]
-    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in given), encoding="utf-8")
+    small.write_json_lines(tmp_path / "rows.jsonl", given)
     settings = {
         "swag.source": {"files": str(tmp_path / "rows.jsonl")},
         "swag.split": {"validation": 0.25},

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pieces
 import pytest
+import small
 import torch
 from test_report import finish
 from transformers import BertConfig, BertForSequenceClassification, GPT2Config, GPT2LMHeadModel, pipeline
@@ -215,7 +216,7 @@ def test_a_line_may_be_a_json_object_that_holds_the_text(
 
 def test_rows_of_a_file_keep_their_columns(model: Path, tmp_path: Path) -> None:
     rows = [{"id": number, "label": "sea", "text": text} for number, text in enumerate(TEXTS)]
-    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    small.write_json_lines(tmp_path / "rows.jsonl", rows)
     out = tmp_path / "answers.jsonl"
     assert main(["predict", str(model), "--input", str(tmp_path / "rows.jsonl"), "--output", str(out)]) == 0
     said = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]

@@ -69,11 +69,6 @@ def answers(text: str, context: str) -> dict[str, Any]:
     return {"text": [text], "answer_start": [context.index(text)]}
 
 
-def jsonl(path: Path, rows: list[dict[str, Any]]) -> Path:
-    path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
-    return path
-
-
 def said(task: QuestionAnswering, rows: dict[str, list[Any]], family: str = "wordpiece") -> Any:
     """Return by row what a model says that is sure of the targets it was given."""
     tokenizer = pieces.tokenizer(TEXTS, family)
@@ -317,7 +312,7 @@ def test_answers_come_through_a_data_set_as_they_are(
         "context": "Nobody.",
         "answers": {"text": [], "answer_start": []},
     }
-    jsonl(tmp_path / "rows.jsonl", [none, *ROWS, {**ROWS[0], "id": "again"}])
+    small.write_json_lines(tmp_path / "rows.jsonl", [none, *ROWS, {**ROWS[0], "id": "again"}])
     settings = {"text": ["context", "question"], "clean": ["unicode", {"dedup": "exact"}]}
     report, folder = make_data({"source": {"files": "rows.jsonl"}, **settings})
     assert report.data is not None
@@ -345,7 +340,7 @@ def test_predictions_may_begin_with_questions_without_an_answer(tmp_path: Path) 
 
 @pytest.mark.slow
 def test_the_recipe_runs_small_and_its_model_opens_elsewhere(tmp_path: Path) -> None:
-    rows = jsonl(tmp_path / "rows.jsonl", ROWS)
+    rows = small.write_json_lines(tmp_path / "rows.jsonl", ROWS)
     model = pieces.save_encoder(tmp_path / "encoder", TEXTS)
     settings = {
         "squad.source": {"files": str(rows)},

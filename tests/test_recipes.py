@@ -101,7 +101,7 @@ def test_an_offline_recipe_runs_whole(tmp_path: Path, name: str) -> None:
 def local(path: Path, columns: dict[str, list[object]]) -> str:
     """Write rows for every split and return them as a source."""
     rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
-    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    lines = small.to_json_lines(rows)
     files = {}
     for split in ("train", "validation", "test", "validation_matched"):
         files[split] = str(path / f"{split}-{len(columns)}.jsonl")

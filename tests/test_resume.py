@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -47,10 +46,6 @@ def watched(path: Path, runs: Path) -> Iterator[None]:
     assert lines[-1].startswith("score: done "), out
 
 
-def weights(folder: Path) -> str:
-    return hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_run_killed_in_both_trainings_ends_with_the_same_weights_bit_for_bit(
@@ -74,7 +69,7 @@ def test_a_run_killed_in_both_trainings_ends_with_the_same_weights_bit_for_bit(
         resumed = hfpipe.run(hfpipe.load(path), tmp_path / "killed", say=lambda _: None)
     for stage in ("pretrain", "topics"):
         assert "resuming from checkpoint-" in (resumed.folders[stage] / "stage.log").read_text()
-        assert weights(resumed.folders[stage]) == weights(straight.folders[stage])
+        assert small.hash_weights(resumed.folders[stage]) == small.hash_weights(straight.folders[stage])
         mine, theirs = (run.reports[stage].model_dump() for run in (resumed, straight))
         assert small.history(mine) == small.history(theirs)
         assert small.train_loss(mine) == small.train_loss(theirs)

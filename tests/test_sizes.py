@@ -23,6 +23,7 @@ from hfpipe.stages.pretrain import Pretrain
 from hfpipe.tokenization.loading import load_tokenizer
 from hfpipe.training import cost
 from hfpipe.training.arguments import compute_steps
+from hfpipe.training.speed.decision import STEPS, StepCount, decide_once
 
 TEXT = "the river runs past old mills and new bridges towards a harbour where ships wait for grain"
 WORDS = TEXT.split()
@@ -298,6 +299,17 @@ def test_a_time_budget_is_left_open(recipe, tmp_path):
     found = sized(recipe("budget: 2min"), tmp_path / "runs")["pretrain"]
     assert "optimizer steps" not in found.amounts
     assert "parameters" in found.amounts
+
+
+def test_the_measured_steps_of_an_interrupted_time_budget_are_known(recipe, tmp_path):
+    made, runs = recipe("budget: 2min"), tmp_path / "runs"
+    [folder] = (step.folder for step in api.plan(made, runs) if step.name == "pretrain")
+    (folder / ".work").mkdir(parents=True)
+    kept = folder / ".work" / STEPS
+    decide_once(kept, StepCount, lambda: StepCount(steps=40))
+    assert sized(made, runs)["pretrain"].amounts["optimizer steps"].value == 40
+    kept.write_text(kept.read_text().replace("40", "41"), encoding="utf-8")
+    assert "optimizer steps" not in sized(made, runs)["pretrain"].amounts
 
 
 @pytest.mark.slow

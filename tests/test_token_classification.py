@@ -69,11 +69,6 @@ def encoded(task: TokenClassification, words: Any, family: str = "wordpiece", ta
     return task.runtime().encoder.encode(rows, pieces.tokenizer(TEXTS, family), FACTS)
 
 
-def jsonl(path: Path, rows: list[dict[str, Any]]) -> Path:
-    path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
-    return path
-
-
 @pytest.mark.parametrize("family", pieces.FAMILIES)
 @pytest.mark.parametrize(("length", "stride"), [(8, 0), (8, 4), (16, 5), (128, 32)])
 def test_each_word_with_a_piece_is_a_target_once(family: str, length: int, stride: int) -> None:
@@ -249,7 +244,7 @@ def test_a_stride_that_does_not_move_on_is_refused() -> None:
 def test_rows_whose_words_and_tags_differ_in_number_are_named(
     tmp_path: Path, make_data: Callable[..., tuple[Report, Path]]
 ) -> None:
-    jsonl(tmp_path / "rows.jsonl", [ROWS[0], {"words": ["Ada", "left"], "tags": ["B-PER"]}])
+    small.write_json_lines(tmp_path / "rows.jsonl", [ROWS[0], {"words": ["Ada", "left"], "tags": ["B-PER"]}])
     with pytest.raises(DataError, match=r"rows.jsonl, line 2: 2 words but 1 tags; write one for each"):
         make_data({"source": {"files": "rows.jsonl"}})
     with pytest.raises(DataError, match="row 0: 2 words but 1 tags"):
@@ -260,7 +255,7 @@ def test_lists_of_words_are_text_and_tags_of_the_same_lengths_are_labels(
     tmp_path: Path, make_data: Callable[..., tuple[Report, Path]]
 ) -> None:
     odd = {"words": ["Ada", "le\u0007ft", "", "Kyoto"], "tags": ["B-PER", "O", "O", "B-LOC"]}
-    jsonl(tmp_path / "rows.jsonl", [ROWS[0], ROWS[1], ROWS[0], odd])
+    small.write_json_lines(tmp_path / "rows.jsonl", [ROWS[0], ROWS[1], ROWS[0], odd])
     report, folder = make_data({"source": {"files": "rows.jsonl"}, "clean": ["unicode", {"dedup": "exact"}]})
     assert report.data is not None
     assert report.data.columns == {"id": "string", "words": "strings", "tags": "labels"}
@@ -321,7 +316,7 @@ def test_the_gazetteer_is_scored_like_a_model() -> None:
 def test_the_recipe_runs_small_and_its_model_opens_elsewhere(tmp_path: Path) -> None:
     from transformers import pipeline
 
-    rows = jsonl(tmp_path / "rows.jsonl", ROWS)
+    rows = small.write_json_lines(tmp_path / "rows.jsonl", ROWS)
     model = pieces.save_encoder(tmp_path / "encoder", TEXTS)
     settings = {
         "news.source": {"files": str(rows)},

@@ -35,13 +35,13 @@ def pack_best_fit(
 
 
 def locate_documents(
-    batches: Iterator[Batch], length: int, shared: int, opening: Sequence[int], window: int = WINDOW
+    batches: Iterator[Batch], length: int, shared: int, opening: Sequence[int]
 ) -> Iterator[list[int]]:
     """Yield the rows of the documents in each example that `pack_best_fit` makes, in their order there.
 
     The batches have a column `row`, the row of each document.
     """
-    for held in _group_into_windows(batches, window):
+    for held in _group_into_windows(batches, WINDOW):
         rows = [int(row) for batch in held for row in batch.columns["row"]]
         for numbers in _fill_examples(_iterate_documents(held), length, shared, opening).documents:
             yield [rows[number] for number in numbers]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from hfpipe import number_format
 from hfpipe.distributed.process_layout import Arrangement, ProcessLayout
-from hfpipe.errors import HfpipeError
+from hfpipe.errors import HfpipeError, StageError
 from hfpipe.estimation.disk import (
     DiskUse,
     compare_disk,
@@ -238,7 +238,7 @@ class _Training:
         else:
             return None
         if steps is None:
-            steps = _read_json(self.step.folder / ".work" / "steps.json") or None
+            steps = _read_measured_steps(self.step.folder / ".work")
         if steps is None:
             self.size.notes.append(
                 f"steps: as many as fit into {training['budget']}, measured when it starts"
@@ -328,6 +328,17 @@ def _has_fixed_length(training: Mapping[str, Any]) -> bool:
     if "budget" in training:
         return budget.parse_budget(training["budget"]).epochs is None
     return bool(training.get("max_steps", -1) > 0)
+
+
+def _read_measured_steps(work: Path) -> int | None:
+    """Return the number of steps of an interrupted training with a time budget, None before it is known."""
+    from hfpipe.training.speed.decision import STEPS, StepCount, read_decision
+
+    try:
+        found = read_decision(work / STEPS, StepCount)
+    except StageError:  # which the training itself reports
+        return None
+    return None if found is None else found.steps
 
 
 def _read_json(file: Path) -> Any:

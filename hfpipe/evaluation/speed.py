@@ -22,9 +22,7 @@ WARM_UP = 2
 """Number of batches, and of single rows, run before timing."""
 
 
-def measure_speed(
-    model: Any, reader: ModelReader, examples: Examples, batch_size: int, *, seconds: float = SECONDS
-) -> dict[str, float]:
+def measure_speed(model: Any, reader: ModelReader, examples: Examples, batch_size: int) -> dict[str, float]:
     """Return `rows_per_second` in batches of `batch_size`, and `p50_ms` and `p95_ms` of single rows.
 
     Batches are those of an evaluation, sampled evenly over all lengths. Padding and the forward pass are
@@ -41,7 +39,7 @@ def measure_speed(
             reader.predict_batch(model, examples, group, cpu)
             if number >= min(WARM_UP, len(groups)):
                 yield len(np.unique(examples.rows[group])), time.perf_counter() - started
-                if time.perf_counter() - begun > seconds:
+                if time.perf_counter() - begun > SECONDS:
                     return
 
     with torch.inference_mode():

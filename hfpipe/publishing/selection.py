@@ -55,7 +55,7 @@ TOKENS = re.compile(r"\bhf_[A-Za-z0-9]{30,}\b|\bgh[pousr]_[A-Za-z0-9]{30,}\b|\bs
 """Tokens of the Hub, GitHub and OpenAI."""
 
 
-def select_files(folder: Path, environment: Mapping[str, str] = os.environ) -> list[str]:
+def select_files(folder: Path) -> list[str]:
     """Return the files of a finished stage that are uploaded, relative to its folder.
 
     Raises StageError when a file is damaged, links elsewhere or holds a secret, and when an adapter needs a
@@ -68,7 +68,7 @@ def select_files(folder: Path, environment: Mapping[str, str] = os.environ) -> l
         raise StageError(f"{folder}: holds no weights of a model; name a training or export stage")
     for name in names:
         _check_inside(folder, name)
-        for secret in _find_secrets(folder / name, environment):
+        for secret in _find_secrets(folder / name, os.environ):
             raise StageError(f"{folder / name}: contains {secret}; remove it; nothing was uploaded")
     _check_base(folder)
     return names

@@ -23,11 +23,11 @@ def make_token_loss_blocks(facts: Mapping[str, Any]) -> Iterator[Block]:
         ("frequencies", "Loss by how often the train split has the token", "{} times"),
     ):
         if len(groups := found.get(key, ())) > 1:
-            bars = [_make_bar(unit, *group) for group in groups]
+            bars = [_make_bar(unit, *group[:3]) for group in groups]
             yield Block(title, note, picture=draw_intervals(bars, "loss (nats per token)"))
 
 
-def _make_bar(unit: str, low: float, high: float, loss: float, tokens: float) -> Bar:
+def _make_bar(unit: str, low: float, high: float, loss: float) -> Bar:
     name = f"{low:,.0f}" if low == high else f"{low:,.0f} to {high:,.0f}"
     return Bar(unit.format(name), loss, loss, loss, own=True)
 

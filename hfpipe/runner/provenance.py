@@ -31,10 +31,10 @@ NO_CODE = {
 the hash of the empty tree)."""
 
 
-def describe_start(recipe: Path, words: Sequence[str] | None = None) -> Provenance:
-    """Return the provenance at the start of a run; `words` are by default the command of this process."""
+def describe_start(recipe: Path) -> Provenance:
+    """Return the provenance of a run that this process starts."""
     return Provenance(
-        command=redact_words(_shorten_command(sys.argv if words is None else words)),
+        command=redact_words(_shorten_command(sys.argv)),
         started=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         git=read_git_state(recipe),
         machine=describe_machine(),

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
-import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -15,15 +13,12 @@ from transformers import EarlyStoppingCallback
 
 from hfpipe.distributed.process_layout import read_process_layout
 from hfpipe.distributed.sharding import forget_deepspeed, split_model
-from hfpipe.distributed.world import is_first_process
 from hfpipe.errors import StageError, format_one_line
 from hfpipe.library_output import allow_forks, silence_libraries
 from hfpipe.modeling.half_weights import halve_frozen
 from hfpipe.modeling.performance import is_sharded, keep_memory, runs_on_cpu
 from hfpipe.recipe.training import budget
 from hfpipe.store.artifacts import METRICS
-from hfpipe.store.sealed import read_sealed, write_sealed
-from hfpipe.store.store import report_unreadable
 from hfpipe.tokenization.loading import set_pad_token_id
 from hfpipe.training.arguments import (
     TrainingPlan,
@@ -40,6 +35,7 @@ from hfpipe.training.liger import check_liger
 from hfpipe.training.resuming import Resume
 from hfpipe.training.speed.choice import Length, choose_speed
 from hfpipe.training.speed.compile_mode import ModeTrial, check_mode, choose_mode
+from hfpipe.training.speed.decision import STEPS, StepCount, decide_once
 from hfpipe.training.speed.energy import measure_energy
 from hfpipe.training.speed.gpu import get_gpu
 from hfpipe.training.speed.micro_batch import MemoryTrial, MicroBatch, fit_micro_batch
@@ -50,9 +46,6 @@ if TYPE_CHECKING:
     from hfpipe.contract import RunContext
 
 log = logging.getLogger(__name__)
-
-POLL = 0.2
-"""Seconds between checks for the decision of the first process."""
 
 
 def train_model(
@@ -151,7 +144,7 @@ def _plan(parts: Training, training: Mapping[str, Any], ctx: RunContext) -> Trai
     """
     shares = compute_shares(training)
     tokens = int(parts.train.lengths.sum())
-    decided = ctx.work / "steps.json"
+    decided = ctx.work / STEPS
     steps = compute_steps(training, len(parts.train), tokens, shares.total)
     seconds = budget.parse_budget(training["budget"]).seconds if steps is None else None
     length = Length(steps, seconds)
@@ -164,22 +157,13 @@ def _plan(parts: Training, training: Mapping[str, Any], ctx: RunContext) -> Trai
     check_mode(speed, fit.shares, "cpu" if runs_on_cpu() else "cuda")
     speed = choose_mode(ModeTrial(training, parts, fit, ctx.seed, speed, length, device), ctx.work)
     if steps is None:
+        measured = 0
         if not decided.exists():
             assert seconds is not None
             muon = get_muon_options(training)
             measured = estimate_steps(seconds, parts, fit, ctx.seed, speed, muon=muon)
-            if is_first_process():
-                write_sealed(decided, json.dumps({"steps": measured}))
-        while not decided.exists():  # there is no process group yet; if the first fails, all are ended
-            time.sleep(POLL)
-        steps = _read_decision(decided)
+        steps = decide_once(decided, StepCount, lambda: StepCount(steps=measured)).steps
     return TrainingPlan(fit.shares, steps, speed, fit.checkpointing, fit.head_in_loss)
-
-
-def _read_decision(file: Path) -> int:
-    with report_unreadable(file):
-        found = json.loads(read_sealed(file))
-    return int(found["steps"] if isinstance(found, dict) else found)  # a number in earlier versions
 
 
 def _get_checkpoint(ctx: RunContext) -> Path | None:

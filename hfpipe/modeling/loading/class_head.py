@@ -17,6 +17,9 @@ from hfpipe.modeling.loading.class_names import (
     get_problem_type,
 )
 
+SHOWN = 5
+"""Maximum number of class names in a message."""
+
 
 @dataclass(frozen=True)
 class HeadChange:
@@ -122,5 +125,5 @@ def _are_given(names: Sequence[str]) -> bool:
     return any(name != f"LABEL_{number}" for number, name in enumerate(names))
 
 
-def _list_names(names: Sequence[str], most: int = 5) -> str:
-    return ", ".join(names[:most]) + (f" … ({len(names):,})" if len(names) > most else "")
+def _list_names(names: Sequence[str]) -> str:
+    return ", ".join(names[:SHOWN]) + (f" … ({len(names):,})" if len(names) > SHOWN else "")

@@ -13,7 +13,6 @@ device, use it. A model that is sharded over processes is not tried, because no 
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -25,12 +24,9 @@ import torch
 from accelerate.utils.memory import clear_device_cache
 
 from hfpipe.contract import Settings
-from hfpipe.distributed.world import is_first_process
 from hfpipe.encoding.padding import Collator, list_forward_passes
 from hfpipe.encoding.sampler import BatchLayout
 from hfpipe.errors import StageError, is_out_of_memory
-from hfpipe.store.sealed import read_sealed, write_sealed
-from hfpipe.store.store import report_unreadable
 from hfpipe.training.arguments import CHECKPOINTING, CHECKPOINTINGS
 from hfpipe.training.cost import (
     FLOAT,
@@ -40,6 +36,7 @@ from hfpipe.training.cost import (
     estimate_logits,
     measure_shape,
 )
+from hfpipe.training.speed.decision import decide_once
 from hfpipe.training.speed.trial import restore_model
 from hfpipe.training.step import CompiledStep, TrainingStep, separate_documents
 
@@ -60,8 +57,6 @@ HOPELESS = 2.0
 LARGE = 0.1
 """Fraction of a device's memory that logits and their gradient must take for the loss to compute them in
 chunks. Compiling is repeated for each trial, so that one without hope costs most of a minute."""
-POLL = 0.2
-"""Seconds between checks for the decision of the first process."""
 
 
 class Way(Settings):
@@ -100,24 +95,9 @@ def fit_micro_batch(trial: MemoryTrial, folder: Path) -> MicroBatch:
 
     Raises StageError when not even one example fits.
     """
-    kept, first = folder / "memory.json", is_first_process()
-    while (found := _read_kept(kept, trial)) is None:
-        if first:
-            made = Fit(**dict(trial.find_largest()), asked=trial.shares, device=trial.device.name)
-            write_sealed(kept, made.model_dump_json())
-        else:  # there is no process group yet; if the first fails, all are ended
-            time.sleep(POLL)
+    found = decide_once(folder / "memory.json", Fit, trial.find_fit, trial.applies)
     shares = set_micro_batch(trial.shares, found.micro)
     return MicroBatch(shares, found.checkpointing, found.head_in_loss)
-
-
-def _read_kept(file: Path, trial: MemoryTrial) -> Fit | None:
-    """Return the stored result for the same layout of a step on the same kind of device."""
-    if not file.exists():
-        return None
-    with report_unreadable(file):
-        found = Fit.model_validate_json(read_sealed(file))
-    return found if (found.asked, found.device) == (trial.shares, trial.device.name) else None
 
 
 def set_micro_batch(shares: BatchLayout, micro: int) -> BatchLayout:
@@ -149,6 +129,14 @@ class MemoryTrial:
         self._training, self._parts, self._seed, self._speed = training, parts, seed, speed
         self._place, self._memory = device.place, device.memory
         self._shape = _find_shape(parts)
+
+    def find_fit(self) -> Fit:
+        """Return the result of the trial to store."""
+        return Fit(**dict(self.find_largest()), asked=self.shares, device=self.device.name)
+
+    def applies(self, fit: Fit) -> bool:
+        """Return whether a stored result is for the same layout of a step on the same kind of device."""
+        return (fit.asked, fit.device) == (self.shares, self.device.name)
 
     def find_largest(self) -> Way:
         """Return the way with the most examples per pass. Raises StageError when not even one fits."""
