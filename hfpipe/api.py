@@ -111,14 +111,16 @@ def adopt(
     runs: str | Path = RUNS,
     *,
     confirm: Callable[[Path, Sequence[str]], bool] = lambda folder, changes: True,
+    say: Callable[[str], None] = print,
 ) -> Path | None:
     """Take over the newest finished folder of a stage instead of running it again after a change.
 
     Only you can know that the change does not matter. `confirm` gets that folder and a line per change, and
-    returns whether to go on. Returns the new folder, whose report names the changes, or None. Raises
-    RecipeError when there is nothing to take over, StageError when the finished folder is damaged.
+    returns whether to go on; `say` gets a line if another process runs the stage. Returns the new folder,
+    whose report names the changes, or None. Raises RecipeError when there is nothing to take over, StageError
+    when the finished folder is damaged.
     """
-    return runner.adopt_stage(recipe, stage, Path(runs), confirm)
+    return runner.adopt_stage(recipe, stage, Path(runs), confirm, say)
 
 
 def open(target: str | Path, runs: str | Path = RUNS) -> Run:  # noqa: A001 - hfpipe.open reads well

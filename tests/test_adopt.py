@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
+import threading
 from pathlib import Path
 
 import pytest
@@ -11,6 +14,7 @@ import small
 import hfpipe
 from hfpipe.cli.main import main
 from hfpipe.errors import RecipeError, StageError
+from hfpipe.store.store import Store
 
 
 @pytest.fixture
@@ -102,3 +106,27 @@ def test_a_stage_that_a_run_makes_while_the_question_waits_for_an_answer_keeps_i
     [step] = [step for step in hfpipe.plan(hfpipe.load(file), runs) if step.name == "rows"]
     assert step.done
     assert "adopted" not in hfpipe.open(step.folder).reports["rows"].facts
+
+
+def test_adopting_names_the_process_for_which_it_waits(made: tuple[Path, Path]) -> None:
+    file, runs = made
+    [step] = [step for step in hfpipe.plan(hfpipe.load(file), runs) if step.name == "rows"]
+    said: list[str] = []
+    held, heard = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with Store(runs / "rivers").lock(step.folder, lambda owner: None):
+            held.set()
+            heard.wait(60)
+
+    def say(line: str) -> None:
+        said.append(line)
+        heard.set()
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    assert held.wait(60)
+    assert hfpipe.adopt(hfpipe.load(file), "rows", runs, say=say) == step.folder
+    holder.join(60)
+    host = socket.gethostname()
+    assert said == [f"rows: waiting for process {os.getpid()} on {host}, which is running it"]

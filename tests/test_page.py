@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 from pathlib import Path
@@ -459,6 +460,14 @@ def test_tokens_are_shaded_by_what_they_contribute_and_the_strongest_are_named()
     ]
     assert answers["strongest"][0].text == "good +2.00, day -1.00, a +0.10 (logits)"
     assert answers["predicted"][0].kind == "wrong"
+
+
+def test_attributions_that_are_not_finite_do_not_cost_the_page():
+    entry = {"tokens": ["a", "good", "day"], "attributions": [math.nan, 2.0, math.inf], "prediction": "pos"}
+    [block] = make_explanation_blocks([entry | {"reference": "pos", "score": math.nan}])
+    answers = dict(block.examples[0].answers)
+    assert [span.kind for span in answers["tokens"][::2]] == ["", "for5", ""]
+    assert answers["strongest"][0].text == "good +2.00 (logits); 2 of 3 values are not finite"
 
 
 def test_losses_by_token_are_rows_of_a_chart():

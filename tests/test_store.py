@@ -6,6 +6,7 @@ import errno
 import json
 import multiprocessing
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 from hfpipe.errors import DataError, StageError
 from hfpipe.report import Report
 from hfpipe.store.digests import Digests
-from hfpipe.store.files import write_atomically
+from hfpipe.store.files import write_atomically, write_parts
 from hfpipe.store.store import (
     StageFile,
     StageIdentity,
@@ -144,6 +145,21 @@ def test_two_processes_may_write_one_file_and_it_is_whole(tmp_path: Path) -> Non
     assert [writer.exitcode for writer in writers] == [0, 0]
     assert len(json.loads(path.read_text())) == 5000
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_private_file_is_never_readable_by_others(tmp_path: Path) -> None:
+    modes: list[int] = []
+
+    def write_and_look() -> Iterator[str]:
+        yield "the token"
+        modes.extend(path.stat().st_mode & 0o777 for path in tmp_path.iterdir())
+
+    before = os.umask(0)
+    try:
+        write_parts(tmp_path / "address", write_and_look(), private=True)
+    finally:
+        os.umask(before)
+    assert [*modes, (tmp_path / "address").stat().st_mode & 0o777] == [0o600, 0o600]
 
 
 def test_a_file_that_does_not_fit_leaves_the_one_before_it(tmp_path: Path) -> None:

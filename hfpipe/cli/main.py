@@ -118,7 +118,7 @@ def _adopt(options: argparse.Namespace) -> int:
         return input("Take it over for the recipe as it is now? [y/N] ").strip().lower() in ("y", "yes")
 
     recipe = api.load(options.recipe, options.set)
-    folder = api.adopt(recipe, options.stage, options.runs, confirm=confirm)
+    folder = api.adopt(recipe, options.stage, options.runs, confirm=confirm, say=console.say)
     console.say("nothing was adopted; --yes adopts it" if folder is None else f"taken over: {folder}")
     return 0
 

@@ -45,6 +45,8 @@ NAMES: dict[str, Name] = {
     "micro_batch_size": _BATCH,
     "batch_size": _BATCH,
     "train_batch_size": _BATCH,
+    "per_device_batch_size": _BATCH,
+    "device_batch_size": _BATCH,
     "per_gpu_train_batch_size": _BATCH,
     "per_gpu_eval_batch_size": _EVAL_BATCH,
     "eval_batch_size": _EVAL_BATCH,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -46,18 +47,21 @@ def make_explanation_blocks(entries: Sequence[Mapping[str, Any]]) -> Iterator[Bl
 
 def _make_explained_example(entry: Mapping[str, Any]) -> Example:
     tokens, values = entry["tokens"], entry["attributions"]
-    most = max(map(abs, values), default=0.0) or 1.0
+    finite = [number for number, value in enumerate(values) if math.isfinite(value)]
+    most = max((abs(values[number]) for number in finite), default=0.0) or 1.0
     spans = []
     for token, value in zip(tokens, values, strict=True):
-        shade = round(SHADES * abs(value) / most)
+        shade = round(SHADES * abs(value) / most) if math.isfinite(value) else 0
         spans += [Span(token, f"{'for' if value > 0 else 'against'}{shade}" if shade else ""), Span(" ")]
-    order = sorted(range(len(values)), key=lambda number: -abs(values[number]))
+    order = sorted(finite, key=lambda number: -abs(values[number]))
     strongest = ", ".join(f"{tokens[number]} {values[number]:+.2f}" for number in order[:STRONGEST])
+    lost = len(values) - len(finite)
+    strongest += " (logits)" + (f"; {lost} of {len(values)} values are not finite" if lost else "")
     right = entry["prediction"] == entry["reference"]
     answers = [
         ("predicted", [Span(f"{entry['prediction']} ({entry['score']:.3f})", "right" if right else "wrong")]),
         ("reference", [Span(str(entry["reference"]))]),
         ("tokens", spans),
-        ("strongest", [Span(f"{strongest} (logits)")]),
+        ("strongest", [Span(strongest)]),
     ]
     return Example([], answers)

@@ -25,8 +25,12 @@ Confirm = Callable[[Path, Sequence[str]], bool]
 """Called with the finished folder and a line per change; returns whether to take it over."""
 
 
-def adopt_stage(recipe: Recipe, name: str, runs: Path, confirm: Confirm) -> Path | None:
+def adopt_stage(
+    recipe: Recipe, name: str, runs: Path, confirm: Confirm, say: Callable[[str], None]
+) -> Path | None:
     """Take over the newest finished folder of a stage; return the new folder, or None if not confirmed.
+
+    `say` gets a line if another process holds the new folder, for which this one waits.
 
     Raises RecipeError when there is nothing to take over, StageError when the finished folder is damaged.
     """
@@ -39,7 +43,7 @@ def adopt_stage(recipe: Recipe, name: str, runs: Path, confirm: Confirm) -> Path
     check_whole(source, Digests(runs / ".digests.json"))
     if not confirm(source, step.why):
         return None
-    with store.lock(step.folder, lambda owner: None):
+    with store.lock(step.folder, lambda owner: say(f"{name}: waiting for {owner}, which is running it")):
         if (step.folder / "stage.json").is_file():  # while `confirm` asked, or the lock was held
             raise _make_error(f"{name}: a run has begun it in {step.folder}; nothing was taken over")
         _copy(store, source, step, recipe)

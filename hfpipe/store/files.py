@@ -16,20 +16,21 @@ _NOT_FOR_FOLDERS = {errno.EACCES, errno.EBADF, errno.EINVAL, errno.ENOTSUP, errn
 """Errors of systems and network file systems that cannot flush folders to disk."""
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write a file atomically, even in a power cut."""
-    write_parts(path, [text])
+def write_atomically(path: Path, text: str, *, private: bool = False) -> None:
+    """Write a file atomically, even in a power cut; only its owner can read a `private` one."""
+    write_parts(path, [text], private=private)
 
 
-def write_parts(path: Path, parts: Iterable[str], kept: Path | None = None) -> None:
+def write_parts(path: Path, parts: Iterable[str], kept: Path | None = None, *, private: bool = False) -> None:
     """Write texts to a file atomically, as an iterator yields them.
 
     If `parts` raises or is interrupted, what was written so far, if anything, is moved to `kept`, if that is
-    given.
+    given. A `private` file can be read by its owner only, from the beginning.
     """
     part = path.with_name(f".{path.name}.{os.getpid()}.part")  # several processes may write one file
     try:
-        with part.open("w", encoding="utf-8") as file:
+        number = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600 if private else 0o666)
+        with os.fdopen(number, "w", encoding="utf-8") as file:
             file.writelines(parts)
             file.flush()
             os.fsync(file.fileno())

@@ -178,8 +178,7 @@ def _listen(folder: Path) -> tuple[socket.socket, dict[str, Any]]:
 
 
 def _publish(path: Path, address: dict[str, Any]) -> None:
-    write_atomically(path, json.dumps(address))
-    path.chmod(0o600)  # any process that knows the token can end the run
+    write_atomically(path, json.dumps(address), private=True)  # who knows the token can end the run
 
 
 def _make_connector(path: Path) -> Callable[[ProcessIdentity], Connection]:
