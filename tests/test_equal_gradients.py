@@ -26,7 +26,6 @@ from hfpipe.encoding.encoded import encode
 from hfpipe.encoding.io import extract_facts
 from hfpipe.encoding.padding import Collator, list_forward_passes
 from hfpipe.encoding.sampler import BatchLayout
-from hfpipe.modeling.attention.cpu import use_eager_kernels
 from hfpipe.modeling.attention.masks import omit_masks, runs_without_masks
 from hfpipe.modeling.loading.models import create_config, create_model
 from hfpipe.modeling.losses import chunked_loss
@@ -197,7 +196,7 @@ def test_a_training_step_has_the_gradients_of_the_plain_path(
     [keys, *_] = loader.batch_sampler
     [batch], count = trainer.get_batch_samples(iter(loader), 1, torch.device("cpu"))
     expected = plain(made, made.train.__getitems__(keys), int(count))
-    with use_eager_kernels(made.model):
+    with trainer.use_fast_kernels():
         trainer.training_step(trainer.model, batch, count)
     assert_equal(gradients(made.model), expected)
 

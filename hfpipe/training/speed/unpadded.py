@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from hfpipe.modeling.attention.cpu import use_eager_kernels
 from hfpipe.modeling.attention.layout import TAIL
 from hfpipe.modeling.attention.unpadding import Unpadding, find_unpadding
+from hfpipe.modeling.read_positions import skip_unread_positions
 
 if TYPE_CHECKING:
     import torch
@@ -63,4 +64,8 @@ def use_kernels(model: PreTrainedModel, unpadding: Unpadding | None, *, eager: b
             stack.enter_context(use_eager_kernels(model))
         if unpadding is not None:
             stack.enter_context(unpadding.use_attention())  # for layers that the backward pass recomputes
+        elif eager:
+            skipping = stack.enter_context(skip_unread_positions(model))
+            if skipping:
+                log.info("last layer: only the first position, from %s on", " and ".join(skipping))
         yield
