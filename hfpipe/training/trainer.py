@@ -75,7 +75,8 @@ class TaskTrainer(SplitTrainer):
     accumulation steps; Trainer's loss is wrong for heads that return a mean (see Transformers issue #34242).
 
     On a CPU, a batch of different lengths is split into several forward passes with the same gradients, and a
-    model that is not compiled has faster kernels. With `padding_free`, layers compute no padding.
+    model that is not compiled has faster kernels, and skips positions that its head does not read. With
+    `padding_free`, layers compute no padding.
 
     With `compile_mode`, a mode of torch.compile, model and loss are compiled. The batches of packed tasks
     then have one shape, unless the model is sharded, and attention gets no mask without padding. Evaluation,
