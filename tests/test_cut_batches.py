@@ -22,10 +22,11 @@ from transformers import CONFIG_MAPPING
 from hfpipe.contract import RunContext
 from hfpipe.encoding.encoded import encode
 from hfpipe.encoding.io import extract_facts
-from hfpipe.encoding.padding import Collator
+from hfpipe.encoding.padding import Collator, list_forward_passes
 from hfpipe.encoding.sampler import cut_by_length
 from hfpipe.modeling.attention.cpu import use_eager_attention
 from hfpipe.modeling.loading.models import create_config, create_model
+from hfpipe.modeling.losses.losses import IGNORED
 from hfpipe.modeling.random_bits import BitDropout, apply_dropout, use_fast_dropout
 from hfpipe.task import TaskConfig
 from hfpipe.tasks.text_classification import TextClassification
@@ -137,6 +138,44 @@ def test_rows_of_like_length_are_not_cut_and_a_long_one_is_passed_alone() -> Non
     assert [len(group) for group in cut_by_length(np.array([20, 21, 22, 20]), 2048, 256)] == [4]
     assert [len(group) for group in cut_by_length(np.array([5, 900, 6, 7, 5, 6]), 2048, 256)] == [1, 5]
     assert [len(group) for group in cut_by_length(np.array([9000, 9000]), 2048, 256)] == [1, 1]
+
+
+def test_sources_and_targets_count_as_they_are_padded_and_rounded() -> None:
+    pairs = np.array([[40, 8], [8, 40]])
+    assert [len(group) for group in cut_by_length(pairs, 2048, 20)] == [1, 1]
+    assert [len(group) for group in cut_by_length(pairs.sum(1), 2048, 20)] == [2]
+    assert [len(group) for group in cut_by_length(np.repeat([64, 30], [9, 23]), 2048, 0)] == [9, 23]
+    assert [len(group) for group in cut_by_length(np.repeat([64, 30], [9, 23]), 2048, 0, multiple=8)] == [
+        16,
+        16,
+    ]
+    assert [len(group) for group in cut_by_length(np.full(9, 1000), 2048, 256, multiple=8)] == [1] + [2] * 4
+
+
+def test_the_passes_of_an_encoder_decoder_have_few_lengths_within_those_of_its_task(tmp_path: Path) -> None:
+    made = parts(tmp_path, "t5")
+    cut = Collator(made.task, made.tokenizer, 3, cut=True)
+    examples = made.train.__getitems__([(0, number) for number in range(len(made.train))])
+    passes = list_forward_passes(cut(examples))
+    groups = cut.group_examples(examples)
+    assert len(passes) == len(groups) > 1
+    for batch, group in zip(passes, groups, strict=True):
+        assert batch["input_ids"].shape == batch["attention_mask"].shape
+        assert [int(each.sum()) for each in batch["attention_mask"]] == [
+            len(row["input_ids"]) for row in group
+        ]
+        assert [int((each != IGNORED).sum()) for each in batch["labels"]] == [
+            len(row["labels"]) for row in group
+        ]
+        for name, limit in (("input_ids", 80), ("labels", 40)):
+            longest = max(len(row[name]) for row in group)
+            assert batch[name].shape[1] == min(-(-longest // 8) * 8, limit)
+    [short] = list_forward_passes(
+        Collator(Translation(length=6, target_length=5).runtime(), made.tokenizer, 3, cut=True)(
+            [{**row, "input_ids": row["input_ids"][:6], "labels": row["labels"][:5]} for row in examples]
+        )
+    )
+    assert (short["input_ids"].shape[1], short["labels"].shape[1]) == (6, 5)
 
 
 def attentive(kind: str) -> Any:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from hfpipe.encoding.sampler import cut_by_length, group_by_tokens
+from hfpipe.encoding.sampler import GRAIN, cut_by_length, group_by_tokens
 from hfpipe.modeling.attention.layout import make_layout
 from hfpipe.modeling.attention.separate_documents import find_document_bounds
 from hfpipe.modeling.losses.losses import IGNORED
@@ -71,8 +71,11 @@ class Collator:
         """Return the examples of each forward pass, in the order of its rows."""
         if not self.cut:
             return [examples]
-        positions = np.array([self._count_positions(example) for example in examples])
-        found = group_by_tokens(positions) if self.unpadded else cut_by_length(positions)
+        lengths = np.array([self._measure_sides(example) for example in examples])
+        if self.unpadded:
+            found = group_by_tokens(lengths.sum(1))
+        else:
+            found = cut_by_length(lengths, multiple=GRAIN if self._is_paired else 1)
         return [[examples[row] for row in group] for group in found]
 
     def _make_batch(self, examples: list[dict[str, Any]]) -> Batch:
@@ -81,6 +84,8 @@ class Collator:
             batch = self.training_loss.add_entries(batch, examples)
         if self.multiple > 1:
             batch = pad_length(batch, self.multiple)
+        if self.cut and self._is_paired and not self.unpadded:
+            batch = self._round_sides(batch)
         if self.unpadded and "attention_mask" in batch:
             batch = batch | make_layout(batch["attention_mask"], self.unpadded)
         if not self.static:
@@ -103,10 +108,27 @@ class Collator:
             for name, each in batch.items()
         }
 
-    def _count_positions(self, example: dict[str, Any]) -> int:
-        """Return the number of positions of an example in encoder and decoder."""
-        decoder = example["labels"] if self.task.config.auto_class == "AutoModelForSeq2SeqLM" else ()
-        return len(example["input_ids"]) + len(decoder)
+    @property
+    def _is_paired(self) -> bool:
+        """Whether an example has a source and a target, with a length each."""
+        return self.task.config.auto_class == "AutoModelForSeq2SeqLM"
+
+    def _measure_sides(self, example: dict[str, Any]) -> list[int]:
+        """Return how many positions an example has in the encoder, and in the decoder if there is one."""
+        return [len(example[name]) for name in ("input_ids", *(["labels"] if self._is_paired else []))]
+
+    def _round_sides(self, batch: Batch) -> Batch:
+        """Return a batch whose lengths are multiples of `GRAIN`, or the largest that the task allows."""
+        config, source, target = self.task.config, batch["input_ids"].shape, batch["labels"].shape
+        most = getattr(config, "target_length", 0)
+        limits = {source: config.length, target: min(most, config.length) if source == target else most}
+        fills = {"input_ids": self.tokenizer.pad_token_id or 0, "labels": IGNORED}
+        rounded = {}
+        for name, each in batch.items():
+            room = limits.get(each.shape, 0) - each.shape[-1]
+            missing = min(-each.shape[-1] % GRAIN, max(0, room))
+            rounded[name] = F.pad(each, (0, missing), value=fills.get(name, 0))
+        return rounded
 
 
 def pad_length(batch: Batch, multiple: int) -> Batch:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -84,7 +84,7 @@ def _iterate_training_batches(
     stage: Pretrain | Finetune, found: EncodedStage, seed: int
 ) -> Iterator[ShownBatch]:
     """Yield the batches of the first process, beginning with the first step."""
-    from hfpipe.encoding.padding import Collator, is_cut
+    from hfpipe.encoding.padding import Collator, is_cut, list_forward_passes
     from hfpipe.encoding.sampler import StepBatches
     from hfpipe.modeling.performance import runs_on_cpu
     from hfpipe.training.arguments import compute_shares
@@ -95,8 +95,9 @@ def _iterate_training_batches(
     order = StepBatches(found.examples.lengths, shares, rank=0, seed=seed, grouped=not task.packed)
     for number, keys in enumerate(order):
         step = f"step {number // shares.accumulation + 1}"
-        for examples in collator.group_examples(found.examples.__getitems__(keys)):
-            batch: Any = replace(collator, cut=False)(examples)
+        rows = found.examples.__getitems__(keys)
+        passes = list_forward_passes(collator(rows))
+        for examples, batch in zip(collator.group_examples(rows), passes, strict=True):
             yield ShownBatch(step, batch, [int(example["index"]) for example in examples])
 
 

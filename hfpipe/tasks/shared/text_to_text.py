@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import ClassVar
 
 from pydantic import Field, field_validator
 
@@ -13,6 +14,7 @@ from hfpipe.task import Requirements
 class TextToText(Settings):
     """Generates a target text from a source text with an encoder-decoder, or with a decoder and a prompt."""
 
+    version: ClassVar[int] = 2
     source: str = "source"
     """Column of the source text."""
     target: str = "target"
