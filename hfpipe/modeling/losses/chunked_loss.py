@@ -152,9 +152,9 @@ class _LinearLoss(torch.autograd.Function):
     ) -> Tensor:
         wanted = ctx.needs_input_grad[:3]
         of_hidden = torch.empty_like(hidden) if wanted[0] else None
-        of_weight = torch.zeros_like(weight) if wanted[1] else None
+        of_weight: Tensor | None = None
         of_bias = torch.zeros_like(bias) if bias is not None and wanted[2] else None
-        total = hidden.new_zeros((), dtype=torch.float32)
+        total, kind = hidden.new_zeros((), dtype=torch.float32), weight.dtype
         with torch.autocast(hidden.device.type, enabled=False):
             weight = weight.to(dtype)
             bias = None if bias is None else bias.to(dtype)
@@ -165,11 +165,14 @@ class _LinearLoss(torch.autograd.Function):
                 total += loss
                 if of_hidden is not None:
                     of_hidden[rows] = gradient @ weight
-                if of_weight is not None:
-                    of_weight += gradient.t() @ chunk
+                if wanted[1]:
+                    product = gradient.t() @ chunk
+                    of_weight = product.to(kind) if of_weight is None else of_weight.add_(product)
                 if of_bias is not None:
                     # A product with ones: on a CPU it is ten times as fast as a sum over columns.
                     of_bias += (gradient.new_ones(1, len(gradient)) @ gradient)[0]
+        if wanted[1] and of_weight is None:  # there are no positions
+            of_weight = torch.zeros_like(weight, dtype=kind)
         ctx.gradients = of_hidden, of_weight, of_bias
         return total
 
