@@ -22,6 +22,7 @@ from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from hfpipe.modeling.activations import use_fused_gelu
+from hfpipe.modeling.norms import use_lean_layers
 from hfpipe.modeling.random_bits import apply_dropout, use_fast_dropout
 
 LONGEST = 512
@@ -36,7 +37,7 @@ REPLACED = "sdpa"
 @contextmanager
 def use_eager_kernels(model: nn.Module) -> Iterator[None]:
     """Use fast attention, dropout and GELU to train an uncompiled model on a CPU."""
-    with use_eager_attention(), use_fast_dropout(model), use_fused_gelu(model):
+    with use_eager_attention(), use_fast_dropout(model), use_fused_gelu(model), use_lean_layers(model):
         yield
 
 
