@@ -194,7 +194,7 @@ def test_processes_that_split_a_model_read_the_same_share_of_a_step() -> None:
     layout = ProcessLayout(8, shards=2, tensor=4)
     assert (layout.readers, layout.averaged) == (2, 2)
     assert [layout.get_reader(rank) for rank in range(8)] == [0, 0, 0, 0, 1, 1, 1, 1]
-    assert [rank for rank in range(8) if layout.counts(rank)] == [0, 4]
+    assert [rank for rank in range(8) if layout.is_counted(rank)] == [0, 4]
     assert compute_batch_layout(6, 1, layout.readers) == BatchLayout(3, 1, 2)
 
 

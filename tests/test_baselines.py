@@ -9,7 +9,7 @@ from hfpipe.errors import StageError
 from hfpipe.metrics.baselines.text import Majority, TextBaseline, Tfidf
 from hfpipe.metrics.scores.classification import create_multi_label_metrics, create_single_label_metrics
 from hfpipe.metrics.scores.regression import create_regression_metrics
-from hfpipe.metrics.tally import Tally
+from hfpipe.metrics.tally import Tally, compute_scores
 
 SPORTS = [
     "The team won the cup final.",
@@ -24,7 +24,7 @@ TOPICS = ["Sports", "Arts", "Science"]
 def scored(baseline: TextBaseline, metrics, texts, reference):
     tally = Tally(metrics, 100, 17)
     tally.add(np.arange(len(texts)), baseline.predict(texts, reference))
-    return {score.metric: score.value for score in tally.scores()}
+    return {score.metric: score.value for score in compute_scores(tally)}
 
 
 def fitted(baseline: TextBaseline, reference=GOLD) -> TextBaseline:

@@ -17,7 +17,7 @@ import hfpipe
 from hfpipe.cli.main import main
 from hfpipe.evaluation.predictions_file import Predictions
 from hfpipe.metrics.paired import correct_by_holm
-from hfpipe.metrics.tally import Tally
+from hfpipe.metrics.tally import Tally, compute_scores
 from hfpipe.report import DataFacts, Report
 from hfpipe.store.artifacts import CLUSTER, MODEL, get_predictions_path
 from hfpipe.store.identity import StageIdentity
@@ -72,7 +72,7 @@ def evaluated(tmp_path: Path) -> Callable[..., str]:
         tally.add(np.arange(len(rows)), columns)
         known = {"task": task.model_dump(mode="json"), "data": facts.model_dump(mode="json")}
         known |= {"cluster": {"column": "text", "groups": 0}} if CLUSTER in said else {}
-        store.finish(folder, Report(kind="evaluate", summary="", scores=tally.scores(), facts=known))
+        store.finish(folder, Report(kind="evaluate", summary="", scores=compute_scores(tally), facts=known))
         return str(tmp_path / name)
 
     return make

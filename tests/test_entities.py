@@ -42,7 +42,7 @@ def scores(
     tally.add(
         np.arange(len(gold)), {"reference": to_object_array(gold), "prediction": to_object_array(prediction)}
     )
-    return {metric.name: float(tally.values(metric)[0]) for metric in tally.metrics}
+    return {metric.name: float(tally.compute_values(metric)[0]) for metric in tally.metrics}
 
 
 def by_seqeval(gold: Sentences, prediction: Sentences, scheme: str | None) -> dict[str, float]:

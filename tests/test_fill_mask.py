@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from hfpipe.errors import DataError
 from hfpipe.metrics.scores.cloze import Frequent, compute_ranks, create_cloze_metrics
-from hfpipe.metrics.tally import Tally
+from hfpipe.metrics.tally import Tally, compute_scores
 from hfpipe.modeling.loading.models import create_config, create_model
 from hfpipe.modeling.losses.losses import IGNORED, forward
 from hfpipe.report import DataFacts
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 def scored(rank: list[int]) -> dict[str, float]:
     tally = Tally(create_cloze_metrics(), 10, 1)
     tally.add(np.arange(len(rank)), {"rank": np.array(rank)})
-    return {score.metric: score.value for score in tally.scores()}
+    return {score.metric: score.value for score in compute_scores(tally)}
 
 
 def test_ranks_give_exact_match_top_five_and_reciprocal_rank() -> None:

@@ -17,7 +17,7 @@ from hfpipe.metrics.resampling import draw_poisson_weights
 from hfpipe.metrics.scores.classification import create_multi_label_metrics, create_single_label_metrics
 from hfpipe.metrics.scores.language import create_language_metrics
 from hfpipe.metrics.scores.regression import create_regression_metrics
-from hfpipe.metrics.tally import Tally, compare_tallies
+from hfpipe.metrics.tally import Tally, compare_tallies, compute_scores
 
 TOPICS = ["Arts", "History", "Science", "Sports", "Technology"]
 
@@ -53,7 +53,7 @@ def tallied(metrics, columns, resamples=100, seed=17):
 
 
 def values(tally):
-    return {score.metric: score.value for score in tally.scores()}
+    return {score.metric: score.value for score in compute_scores(tally)}
 
 
 def by_sklearn(columns):
@@ -151,9 +151,8 @@ def test_regression_scores_equal_those_of_scikit_learn_and_numpy():
 
 def test_the_correlation_with_a_constant_guess_is_zero():
     reference = np.random.default_rng(3).normal(size=50)
-    scores = tallied(
-        create_regression_metrics(), {"reference": reference, "prediction": np.full(50, reference.mean())}
-    ).scores()
+    columns = {"reference": reference, "prediction": np.full(50, reference.mean())}
+    scores = compute_scores(tallied(create_regression_metrics(), columns))
     assert next(score for score in scores if score.metric == "pearson").value == 0
 
 
@@ -186,8 +185,8 @@ def test_any_order_batching_and_number_of_processes_give_the_same_scores(n, batc
         shares.append(tally.get_arrays())
     merged = tally.merge([np.sum(arrays, axis=0) for arrays in zip(*shares, strict=True)])
     for one, other in zip(
-        tallied(create_single_label_metrics(TOPICS), columns, resamples=50).scores(),
-        merged.scores(),
+        compute_scores(tallied(create_single_label_metrics(TOPICS), columns, resamples=50)),
+        compute_scores(merged),
         strict=True,
     ):
         assert (one.value, one.low, one.high) == pytest.approx((other.value, other.low, other.high), abs=1e-9)
@@ -201,7 +200,7 @@ def test_a_resampled_score_is_that_of_scikit_learn_on_the_weighted_examples():
     macro = next(metric for metric in tally.metrics if metric.name == "f1_macro")
     drawn = np.repeat(np.arange(80), weights[:, 41])
     expected = sk.f1_score(columns["reference"][drawn], columns["prediction"][drawn], average="macro")
-    assert tally.values(macro)[1 + 41] == pytest.approx(expected, abs=1e-12)
+    assert tally.compute_values(macro)[1 + 41] == pytest.approx(expected, abs=1e-12)
 
 
 def test_weights_are_poisson_and_depend_on_seed_and_index_alone():
@@ -225,9 +224,9 @@ def test_the_interval_covers_the_true_accuracy_about_as_often_as_it_says():
             "prediction": (random.random(150) > 0.8).astype(int),
         }
         columns |= {"scores": np.full((150, 5), 0.2), "nll": np.ones(150)}
-        accuracy = tallied(create_single_label_metrics(TOPICS), columns, resamples=200, seed=trial).scores()[
-            0
-        ]
+        accuracy = compute_scores(
+            tallied(create_single_label_metrics(TOPICS), columns, resamples=200, seed=trial)
+        )[0]
         covered += accuracy.low <= 0.8 <= accuracy.high
     assert 0.89 <= covered / 200 <= 0.99
 
@@ -277,16 +276,16 @@ def test_a_score_that_is_not_finite_is_an_error_and_no_number():
     columns = classified(10)
     columns["nll"][3] = np.nan
     with pytest.raises(StageError, match="loss is nan: the model's outputs are not finite"):
-        tallied(create_single_label_metrics(TOPICS), columns).scores()
+        compute_scores(tallied(create_single_label_metrics(TOPICS), columns))
 
 
 def test_an_empty_split_is_an_error():
     with pytest.raises(StageError, match="accuracy: no example was counted"):
-        tallied(create_single_label_metrics(TOPICS), classified(0)).scores()
+        compute_scores(tallied(create_single_label_metrics(TOPICS), classified(0)))
 
 
 def test_a_signature_says_how_the_number_was_made():
-    scores = tallied(create_single_label_metrics(TOPICS), classified(20)).scores()
+    scores = compute_scores(tallied(create_single_label_metrics(TOPICS), classified(20)))
     signature = next(score for score in scores if score.metric == "f1_macro").signature
     assert signature.startswith(
         "f1_macro|classes:5|absent:left_out|interval:poisson-bca-95%|resamples:100|seed:17|hfpipe:"

@@ -60,7 +60,7 @@ def columns(reference: list[str], references: int) -> dict[str, np.ndarray]:
 def scored(metrics, given, resamples: int = 0):
     tally = Tally(metrics, resamples, 17)
     tally.add(np.arange(len(given["prediction"])), given)
-    return {metric.name: float(tally.values(metric)[0]) for metric in metrics}
+    return {metric.name: float(tally.compute_values(metric)[0]) for metric in metrics}
 
 
 @pytest.mark.slow
@@ -142,7 +142,7 @@ def test_merged_pieces_equal_the_whole(references):
         parts.append(part.get_arrays())
     merged = whole.merge([sum(arrays) for arrays in zip(*parts, strict=True)])
     for metric in metrics:
-        assert merged.values(metric) == pytest.approx(whole.values(metric))
+        assert merged.compute_values(metric) == pytest.approx(whole.compute_values(metric))
 
 
 def test_a_perfect_translation_has_the_best_scores_and_none_the_worst():

@@ -124,7 +124,7 @@ def measured(
     reading = ModelReader(task.runtime(), FACTS, tokenizer, 1)
     found = score(model, examples, reading, tally, create_accelerator(), batch_size=batch_size)
     assert found.n == len(TEXTS)
-    return {metric.name: float(found.values(metric)[0]) for metric in found.metrics}
+    return {metric.name: float(found.compute_values(metric)[0]) for metric in found.metrics}
 
 
 def plain(model: Any, tokenizer: PreTrainedTokenizerFast, length: int, stride: int) -> tuple[float, int]:

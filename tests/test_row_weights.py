@@ -19,7 +19,7 @@ from hfpipe.metrics.metric import Metric
 from hfpipe.metrics.resampling import RowWeights, Sample, draw_poisson_weights
 from hfpipe.metrics.scores.classification import create_multi_label_metrics, create_single_label_metrics
 from hfpipe.metrics.scores.row_weighted import add_row_weights
-from hfpipe.metrics.tally import Tally
+from hfpipe.metrics.tally import Tally, compute_scores
 from hfpipe.report import DataFacts
 from hfpipe.stages.scoring.row_weights import check_row_weights
 
@@ -84,7 +84,7 @@ def test_weighted_scores_and_each_of_their_resamples_are_those_of_scikit_learn(
     drawn = draw_poisson_weights(units, RESAMPLES, SEED)
     named = {metric.name: metric for metric in tally.metrics}
     for name, reference in expected.items():
-        values = tally.values(named[name])
+        values = tally.compute_values(named[name])
         assert values[0] == pytest.approx(
             reference(columns["reference"], columns["prediction"], sample_weight=weights)
         )
@@ -95,10 +95,10 @@ def test_weighted_scores_and_each_of_their_resamples_are_those_of_scikit_learn(
             )
             assert values[1 + number] == pytest.approx(resampled), (name, number)
         cluster = r"|cluster:patient|groups:30" if grouped else ""
-        [score] = (each for each in tally.scores() if each.metric == name)
+        [score] = (each for each in compute_scores(tally) if each.metric == name)
         assert "|row-weights:votes|interval:poisson-bca-95%|" in score.signature
         assert f"|resamples:{RESAMPLES}|seed:{SEED}{cluster}|" in score.signature
-    plain = {each.metric: each.value for each in tally.scores()}
+    plain = {each.metric: each.value for each in compute_scores(tally)}
     for name, reference in expected.items():
         assert plain[name.removeprefix("weighted_")] == pytest.approx(
             reference(columns["reference"], columns["prediction"])
@@ -109,13 +109,14 @@ def test_a_perfect_weighted_score_rests_on_no_more_rows_than_weights_tell() -> N
     columns = classified((), perfect=True)
     weights = np.where(np.arange(ROWS) < 10, 1.0, 0.0)
     scores = {
-        each.metric: each for each in tallied(create_single_label_metrics(CLASSES), columns, weights).scores()
+        each.metric: each
+        for each in compute_scores(tallied(create_single_label_metrics(CLASSES), columns, weights))
     }
     weighted, plain = scores["weighted_accuracy"], scores["accuracy"]
     assert weighted.value == plain.value == 1
     assert weighted.low == pytest.approx(0.025 ** (1 / 10), abs=0.05)  # as of ten rows
     assert plain.low > 0.96
-    even = tallied(create_single_label_metrics(CLASSES), columns, np.full(ROWS, 3.0)).scores()
+    even = compute_scores(tallied(create_single_label_metrics(CLASSES), columns, np.full(ROWS, 3.0)))
     assert {each.metric: each.low for each in even}["weighted_accuracy"] == pytest.approx(plain.low)
 
 

@@ -28,7 +28,7 @@ def scores(pairs: list[tuple[str, list[str]]], *, version_2: bool) -> dict[str, 
     )
     tally = Tally(create_span_metrics(version_2=version_2), 0, 17)
     tally.add(np.arange(len(pairs)), {"reference": reference, "prediction": prediction})
-    return {metric.name: float(tally.values(metric)[0]) for metric in tally.metrics}
+    return {metric.name: float(tally.compute_values(metric)[0]) for metric in tally.metrics}
 
 
 @pytest.mark.parametrize(

@@ -142,7 +142,7 @@ def _add_packed_rows(found: Replayed, folder: Path, stage: Pretrain | Finetune) 
 
 def _read_stage(folder: Path, tasks: Sequence[str]) -> Pretrain | Finetune:
     file = read_stage(folder)
-    trusted = Trusted.of([_parse_code(task) for task in tasks], Path.cwd())
+    trusted = Trusted.from_code([_parse_code(task) for task in tasks], Path.cwd())
     return cast(
         "Pretrain | Finetune", restore_stage(file.identity.settings, Path(file.base), folder, trusted)
     )

@@ -98,7 +98,7 @@ def make_toy(name: str, known: Known, folder: Path, seed: int, progress: Progres
     data.save_to_disk(str(folder / "step"))
     config = shrink_config(_make_config(stage, task, known, tokenizer, found), task.auto_class)
     return Toy(
-        stage=_move_inputs(stage, task, folder, weighted=known.folder(stage.data) is not None),
+        stage=_move_inputs(stage, task, folder, weighted=known.find_folder(stage.data) is not None),
         folder=folder,
         base=known.base,
         seed=seed,
@@ -139,7 +139,7 @@ def _shorten_task(task: TaskConfig) -> TaskConfig:
 def _select_rows(
     stage: Pretrain | Finetune, task: TaskConfig, known: Known, notes: list[str]
 ) -> datasets.DatasetDict:
-    folder = known.folder(stage.data)
+    folder = known.find_folder(stage.data)
     if folder is None:
         notes.append(f"with text of Python's manual, as {stage.data} does not exist yet")
         return make_sample_data(task, str(stage.data))
@@ -169,7 +169,7 @@ def _find_tokenizer(
     stage: Pretrain | Finetune, known: Known, folder: Path, progress: Progress, notes: list[str]
 ) -> PreTrainedTokenizerBase:
     """Return the stage's tokenizer, or one trained with the recipe's settings on the rows of the toy."""
-    found = known.tokenizer(stage)
+    found = known.find_tokenizer(stage)
     if found is not None:
         return found
     place = stage.tokenizer if stage.tokenizer is not None else stage.model
@@ -200,7 +200,7 @@ def _make_config(
     """Return the config of the stage's model, with an embedding for each token."""
     if isinstance(stage.model, dict):
         config = create_config(stage.model, tokenizer, task.head(data), dropout=stage.dropout)
-    elif (folder := known.folder(stage.model)) is not None:
+    elif (folder := known.find_folder(stage.model)) is not None:
         config = load_config(folder)
         config.update(task.head(data))
     else:

@@ -58,7 +58,7 @@ class ProcessLayout:
         """Return the index of the part of a step that a process reads."""
         return rank // self.together
 
-    def counts(self, rank: int) -> bool:
+    def is_counted(self, rank: int) -> bool:
         """Return whether a process reports its results; the others of its group have the same."""
         return rank % self.together == 0
 

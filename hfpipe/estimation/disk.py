@@ -86,7 +86,11 @@ def compare_disk(steps: Sequence[PlannedStage], uses: Sequence[DiskUse | None], 
         needed = max(needed, kept + use.peak - min(there, use.peak))
         kept += use.kept - min(there, use.kept)
     return DiskSpace(
-        runs, needed, get_free_bytes(runs), tuple(unknown), _cache() if loads_from_hub(steps) else None
+        runs,
+        needed,
+        get_free_bytes(runs),
+        tuple(unknown),
+        _get_hub_cache() if loads_from_hub(steps) else None,
     )
 
 
@@ -103,7 +107,7 @@ def get_free_bytes(folder: Path) -> int:
     return shutil.disk_usage(next(each for each in (folder, *folder.parents) if each.exists())).free
 
 
-def _cache() -> tuple[Path, int]:
+def _get_hub_cache() -> tuple[Path, int]:
     from huggingface_hub import constants
 
     cache = Path(constants.HF_HUB_CACHE)
@@ -139,7 +143,7 @@ def _list_source_files(stage: Dataset, base: Path) -> Iterator[Path]:
 
 def estimate_evaluation_disk(stage: Evaluate, known: Known) -> DiskUse | None:
     """Return the disk use of an evaluation: a copy of the split's rows with predictions for each system."""
-    folder = known.folder(stage.data)
+    folder = known.find_folder(stage.data)
     if folder is None or not (folder / stage.split).is_dir():
         return None
     rows = measure_bytes([folder / stage.split])

@@ -128,7 +128,7 @@ def _list_known_amounts(step: PlannedStage, known: Known) -> Iterator[tuple[str,
     """Yield the known amounts of a stage that trains no model."""
     stage = step.stage
     if isinstance(stage, Evaluate):
-        data = known.facts(stage.data)
+        data = known.find_facts(stage.data)
         split = get_data_split(stage.split)
         if data is not None and split in data.splits:
             yield "rows", Amount(data.splits[split])
@@ -182,7 +182,7 @@ class _Training:
 
         encoded = self._measure_encoded()
         steps = self._count_steps(encoded)
-        config, exact = self.known.config(self.stage, self.stage.task)
+        config, exact = self.known.find_config(self.stage, self.stage.task)
         place = self.stage.tokenizer if isinstance(self.stage.model, dict) else self.stage.model
         if config is None and place is not None and place.stage is None:  # otherwise reported at that stage
             self.size.notes.append(f"{place} is not on this machine, so the model's size is not known")
@@ -196,7 +196,7 @@ class _Training:
         if config is not None and shape is not None:
             if self._sampled:
                 self._add_memory(config, shape, steps, estimated=not exact)
-            self._disk(shape, encoded, steps, estimated=not exact)
+            self._add_disk_space(shape, encoded, steps, estimated=not exact)
 
     def _add(self, name: str, value: float, *, estimated: bool, memory: bool = False) -> None:
         self.size.amounts[name] = Amount(value, bytes=memory, estimated=estimated)
@@ -212,8 +212,8 @@ class _Training:
             return Encoded(ledger["examples"], ledger["tokens"], estimated=False)
         if not self._sampled:
             return None
-        folder, facts = self.known.folder(self.stage.data), self.known.facts(self.stage.data)
-        tokenizer = self.known.tokenizer(self.stage)
+        folder, facts = self.known.find_folder(self.stage.data), self.known.find_facts(self.stage.data)
+        tokenizer = self.known.find_tokenizer(self.stage)
         if folder is not None and facts is not None and tokenizer is not None:
             return encode_sample(self.stage.task.runtime(), open_split(folder, "train"), tokenizer, facts)
         missing = self.stage.data if folder is None else self.stage.tokenizer or self.stage.model
@@ -291,7 +291,9 @@ class _Training:
             self._add(name, size, estimated=estimated or name not in EXACT, memory=True)
         self._add("memory per device", sum(found.values()), estimated=True, memory=True)
 
-    def _disk(self, shape: Shape, encoded: Encoded | None, steps: int | None, *, estimated: bool) -> None:
+    def _add_disk_space(
+        self, shape: Shape, encoded: Encoded | None, steps: int | None, *, estimated: bool
+    ) -> None:
         """Add the peak disk usage: while a checkpoint is written, there is one more than are kept."""
         from hfpipe.recipe.training.defaults import DEFAULTS
         from hfpipe.training.cost import FLOAT, compute_optimizer_state

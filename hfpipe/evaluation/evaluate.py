@@ -79,7 +79,7 @@ class EvaluationSetup:
         """Return the group of some rows as a column of predictions; empty if rows are independent."""
         return {} if self.cluster is None else {CLUSTER: self.sample.units[positions]}
 
-    def tally(self, metrics: Sequence[Metric]) -> Tally:
+    def create_tally(self, metrics: Sequence[Metric]) -> Tally:
         """Return an empty tally of metrics, including weighted ones if rows have weights."""
         column = None if self.row_weights is None else self.row_weights.column
         return Tally(add_row_weights(metrics, column), self.resamples, self.seed, self.sample)
@@ -114,7 +114,7 @@ def measure_model(
             model.to(accelerator.device),
             examples,
             ModelReader(task, setup.facts, tokenizer, setup.seed),
-            setup.tally(task.evaluator.metrics(setup.facts)),
+            setup.create_tally(task.evaluator.metrics(setup.facts)),
             accelerator,
             batch_size=setup.batch_size,
             keep=keep,

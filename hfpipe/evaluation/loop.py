@@ -134,7 +134,7 @@ def iterate_shared(
             )
             outputs += [columns] if len(part) else []
         positions, columns = reader.compute_rows(join_parts(outputs), examples, index)
-        if rank < len(peers) and layout.counts(accelerator.process_index):
+        if rank < len(peers) and layout.is_counted(accelerator.process_index):
             yield positions, columns, len(index)
         else:
             yield positions[:0], {name: column[:0] for name, column in columns.items()}, 0

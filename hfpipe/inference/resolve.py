@@ -65,7 +65,7 @@ def resolve_model(target: str, runs: Path, kind: str | None, options: Sequence[s
     _check_hub(place)
     named = Code(kind) if kind is not None and re.fullmatch(Code.pattern, kind) else None
     if named is not None:
-        trusted = replace(trusted, code=trusted.code | Trusted.of([named], Path.cwd()).code)
+        trusted = replace(trusted, code=trusted.code | Trusted.from_code([named], Path.cwd()).code)
     settings, cls = _read_trained_task(place, kind, named, trusted)
     if not settings:
         found = kind or _infer_task(place)
@@ -111,7 +111,7 @@ def _read_trained_task(
     code = Code(own) if re.fullmatch(Code.pattern, own) else None
     if kind is not None and code is not None and not trusted.allows(code, base):
         return {}, TaskConfig
-    if named is not None and (code is None or not Trusted.of([named], Path.cwd()).allows(code, base)):
+    if named is not None and (code is None or not Trusted.from_code([named], Path.cwd()).allows(code, base)):
         return {}, TaskConfig
     task = restore_task(settings, base, trusted, place)
     asked = task.prediction_task

@@ -136,7 +136,7 @@ class FoldedCounts:
 
 def _compute_score(tally: Tally, metric: Metric) -> float:
     own = next(each for each in tally.metrics if each.name == metric.name)
-    return float(tally.values(own)[0])
+    return float(tally.compute_values(own)[0])
 
 
 def pool_folds(members: Mapping[str, Tally]) -> FoldedCounts:

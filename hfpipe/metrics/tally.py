@@ -142,7 +142,7 @@ class Tally:
         """Number of examples."""
         return 0 if self._widths is None else round(self.get_arrays()[0][0, 0])
 
-    def values(self, metric: Metric) -> np.ndarray:
+    def compute_values(self, metric: Metric) -> np.ndarray:
         """Return a metric's score over all examples, then over each resample: shape (resamples + 1,).
 
         Resamples without any example (likely only below ten examples) are NaN. Raises StageError when nothing
@@ -165,7 +165,7 @@ class Tally:
 
     def series(self, metric: Metric) -> Series:
         """Return a metric's score over all examples and every resample, with what defines it."""
-        values, sums, counts = self.values(metric), self._get_sums(metric), self.get_arrays()[0][:, 0]
+        values, sums, counts = self.compute_values(metric), self._get_sums(metric), self.get_arrays()[0][:, 0]
         halves, blocks = (
             slice(1 + self.resamples, 1 + 2 * self.resamples),
             slice(1 + 2 * self.resamples, None),
@@ -214,10 +214,6 @@ class Tally:
         """The metrics that have a score here."""
         without = self.undefined()
         return [metric for metric in self.metrics if metric.name not in without]
-
-    def scores(self, confidence: float = 0.95) -> list[Score]:
-        """Return the score of each defined metric with its interval, in the metrics' order."""
-        return compute_scores(self, confidence)
 
 
 @dataclass(frozen=True)

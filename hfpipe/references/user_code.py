@@ -26,7 +26,7 @@ class Trusted:
     """Whether all user code may be executed, as with `trust_remote_code`."""
 
     @classmethod
-    def of(cls, code: Iterable[Code], base: Path) -> Trusted:
+    def from_code(cls, code: Iterable[Code], base: Path) -> Trusted:
         """Trust code whose path is relative to `base`."""
         return cls(frozenset(((base / each.file).resolve(), each.attribute) for each in code))
 

@@ -139,11 +139,11 @@ class _Running:
         place = self.locate(step)
         self.member.set_stage(step.name, place)
         if self.alone:
-            _lead(self, step)
+            _make_stage(self, step)
             return
         with locate_errors(step.name, place, get_rank() if is_launched() else None):
             if get_rank() == 0:
-                _lead(self, step)
+                _make_stage(self, step)
             else:
                 _follow_stage(self, step)
 
@@ -228,7 +228,7 @@ class _LockedStage:
         self.running.store.finish(self.step.folder, report)
 
 
-def _lead(running: _Running, step: PlannedStage) -> None:
+def _make_stage(running: _Running, step: PlannedStage) -> None:
     ctx = running.make_context(step)
     with translate_errors(ctx), running.store.lock(step.folder, partial(running.wait_for, step)):
         if is_done(step.folder):

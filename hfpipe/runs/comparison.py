@@ -122,7 +122,7 @@ def _trust_named(code: Sequence[str]) -> Trusted:
     for each in code:
         if not re.fullmatch(Code.pattern, each):
             raise RecipeError([Problem(f"--task {each}: is not {Code.meant}; other tasks need not be named")])
-    return Trusted.of(map(Code, code), Path.cwd())
+    return Trusted.from_code(map(Code, code), Path.cwd())
 
 
 def _open_system(target: str, runs: Path, named: Trusted) -> _System:

@@ -31,7 +31,7 @@ def open_run(path: Path, runs: Path) -> Run:
     recipe = recipes.load_recipe(path, kinds=KINDS, tasks=TASKS)
     code = (code for stage in recipe.stages.values() for code in collect_user_code(stage))
     folders = {step.name: step.folder for step in runner.plan_recipe(recipe, runs)}
-    found = read_run(folders, Trusted.of(code, recipe.base), path)
+    found = read_run(folders, Trusted.from_code(code, recipe.base), path)
     if not found.reports and not found.unfinished:
         raise RecipeError(
             [Problem(f"{path}: no stage is done in {runs}; run hfpipe run {quote(str(path))} first")]

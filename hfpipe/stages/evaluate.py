@@ -231,7 +231,7 @@ class Evaluate(Tabulated):
         from hfpipe.evaluation.evaluate import load_tally
 
         if name in task.baselines:
-            empty = setup.tally(task.runtime().baseline_metrics(name, setup.facts))
+            empty = setup.create_tally(task.runtime().baseline_metrics(name, setup.facts))
             return load_tally(empty, ctx.work / f"{name}.npz")
         return self._measure(next(it for it in others if it.place == name), setup, accelerator, ctx)
 
@@ -293,7 +293,7 @@ class Evaluate(Tabulated):
         for name in names:
             with ctx.progress(f"{ctx.name}: {name}", len(setup.rows)) as advance:
                 out = get_predictions_path(ctx.folder, name)
-                tally = setup.tally(task.baseline_metrics(name, setup.facts))
+                tally = setup.create_tally(task.baseline_metrics(name, setup.facts))
                 fitted = partial(fit_baseline, task, name, split, setup.facts, tokenizer)
                 predictions = [(fitted(rows), rows) for rows in held_out]
                 save_tally(

@@ -289,7 +289,7 @@ class TaskTrainer(SplitTrainer):
         parts = list_forward_passes(inputs)
         ids = torch.cat([part["input_ids"].flatten() for part in parts])
         masks = [make_token_mask(part).flatten() for part in parts]
-        mine = slice(None if self.layout.counts(self.args.process_index) else 0)
+        mine = slice(None if self.layout.is_counted(self.args.process_index) else 0)
         super()._track_num_input_tokens({"input_ids": ids[mine], "attention_mask": torch.cat(masks)[mine]})
 
     def _prepare_input(self, data: Any) -> Any:
@@ -318,7 +318,8 @@ class TaskTrainer(SplitTrainer):
             )
         self._check_best(tally.undefined())
         scores = {
-            f"{metric_key_prefix}_{metric.name}": float(tally.values(metric)[0]) for metric in tally.defined
+            f"{metric_key_prefix}_{metric.name}": float(tally.compute_values(metric)[0])
+            for metric in tally.defined
         }
         scores[f"{metric_key_prefix}_runtime"] = time.monotonic() - started
         self.log(scores)

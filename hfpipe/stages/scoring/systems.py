@@ -110,7 +110,7 @@ def _read_trained_task(stage: Evaluate, place: Place, ctx: RunContext) -> TaskCo
             raise StageError(f"{path}: its stage.json is another stage's; delete the folder and run again")
         return restore_task(settings, ctx.base, Trusted(all=True), path)  # the key is that of this recipe
     own = [stage.task.code] if stage.task is not None and stage.task.code is not None else []
-    trusted = replace(Trusted.of(own, ctx.base), all=stage.trust_remote_code)
+    trusted = replace(Trusted.from_code(own, ctx.base), all=stage.trust_remote_code)
     try:
         return restore_task(settings, base, trusted, path)
     except RecipeError as error:
