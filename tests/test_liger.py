@@ -12,7 +12,7 @@ import torch
 from hfpipe.encoding.sampler import BatchLayout
 from hfpipe.errors import StageError
 from hfpipe.modeling.losses.chunked_loss import compute_linear_cross_entropy
-from hfpipe.modeling.losses.liger_loss import choose_linear_loss, load_liger_loss
+from hfpipe.modeling.losses.liger_loss import choose_linear_loss, compute_liger_loss, load_liger_loss
 from hfpipe.modeling.performance import runs_on_cpu
 from hfpipe.training.arguments import TrainingPlan, create_training_arguments
 from hfpipe.training.ineffective_settings import find_ineffective_settings
@@ -113,6 +113,13 @@ def test_a_loss_with_other_results_or_another_interface_is_not_used_and_the_log_
     [line] = caplog.messages
     assert message in line
     assert "\n" not in line
+
+
+def test_a_micro_batch_without_targets_has_a_loss_of_zero() -> None:
+    hidden, weight = torch.zeros(0, 16, requires_grad=True), torch.ones(50, 16, requires_grad=True)
+    total = compute_liger_loss(hidden, weight, None, torch.zeros(0, dtype=torch.int64))
+    total.backward()
+    assert (total.item(), weight.grad.abs().sum().item()) == (0, 0)
 
 
 @pytest.mark.skipif(find_spec("liger_kernel") is not None, reason="it is installed")

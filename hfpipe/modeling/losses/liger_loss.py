@@ -66,6 +66,8 @@ def compute_liger_loss(
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
     """Return `compute_linear_cross_entropy` by Liger's kernel, which sums gradients in float32."""
+    if not len(hidden):  # Liger would divide by the size of a chunk, 0
+        return compute_linear_cross_entropy(hidden, weight, bias, targets, dtype=dtype)
     from liger_kernel.transformers import LigerFusedLinearCrossEntropyLoss
 
     loss = LigerFusedLinearCrossEntropyLoss(
