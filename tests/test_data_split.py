@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hfpipe.data.digest_set import FIRST_BUCKETS, PER_BUCKET, DigestSet
 from hfpipe.data.rows import Row
 from hfpipe.data.split import RowIds, make_splitter
+from hfpipe.errors import DataError
 
 SHARES = {"validation": 0.1, "test": 0.2}
 
@@ -63,6 +66,42 @@ def test_ids_are_unique_and_a_text_of_its_own_keeps_its_id(pairs: list[tuple[str
     assert len(set(given_ids)) == len(pairs)
     first = dict(zip(reversed(pairs), reversed(given_ids), strict=True))
     assert all(first[pair] == RowIds().make_id(row(*pair)) for pair in first)
+
+
+def test_an_id_of_the_source_is_refused_wherever_it_was_given_before() -> None:
+    ids = RowIds()
+    names = [f"{number}" for number in range(2 * PER_BUCKET * FIRST_BUCKETS)]
+    assert [ids.make_id(row("same text", id=name)) for name in names] == names
+    for name in (names[0], names[5000], names[-1]):
+        with pytest.raises(DataError, match="was given before"):
+            ids.make_id(row("same text", id=name))
+
+
+@given(st.lists(st.binary(min_size=1, max_size=1).map(lambda part: part * 16), max_size=60))
+def test_digests_are_told_apart_like_elements_of_a_set(digests: list[bytes]) -> None:
+    compact, plain = DigestSet(), set[bytes]()
+    for digest in digests:
+        assert compact.add(digest) == (digest not in plain)
+        plain.add(digest)
+    assert len(compact) == len(plain)
+
+
+def test_a_digest_across_the_boundary_of_two_others_is_new() -> None:
+    compact = DigestSet()
+    compact._buckets = [None]  # all digests are in one bucket
+    first, second = bytes(range(16)), bytes(range(16, 32))
+    assert compact.add(first)
+    assert compact.add(second)
+    assert all(compact.add((first + second)[start : start + 16]) for start in range(1, 16))
+    assert not compact.add(second)
+
+
+def test_digests_stay_known_when_the_buckets_grow() -> None:
+    compact, count = DigestSet(), 5 * PER_BUCKET * FIRST_BUCKETS
+    digests = [number.to_bytes(16, "little") for number in range(count)]
+    assert all(map(compact.add, digests))
+    assert not any(map(compact.add, digests))
+    assert len(compact) == count
 
 
 @given(st.permutations([("validation", 0.2), ("test", 0.3), ("later", 0.1)]), st.text())

@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Mapping
 from hashlib import blake2b
 from typing import Any
 
+from hfpipe.data.digest_set import SIZE, DigestSet
 from hfpipe.data.rows import Row
 from hfpipe.errors import DataError
 
@@ -43,7 +44,7 @@ class RowIds:
     """Assigns an id to each row: its `id` column if present, otherwise a digest of its text and a number."""
 
     def __init__(self) -> None:
-        self._seen: set[str | bytes] = set()
+        self._seen = DigestSet()
         self._repeats: dict[bytes, int] = {}
         self.own = False
         """Whether the rows have an `id` column."""
@@ -54,8 +55,7 @@ class RowIds:
             self.own = True
             return self._check_own_id(row, row.values["id"])
         digest = row.digest()
-        if digest not in self._seen:
-            self._seen.add(digest)
+        if self._seen.add(digest):
             return digest.hex()
         self._repeats[digest] = self._repeats.get(digest, 1) + 1
         return f"{digest.hex()}-{self._repeats[digest]}"
@@ -64,10 +64,9 @@ class RowIds:
         if value is None:
             raise DataError(f"{row.place}: the `id` is null; fill it in, or leave it out with `columns`")
         name = str(value)
-        if name in self._seen:
+        if not self._seen.add(blake2b(name.encode("utf-8", "surrogatepass"), digest_size=SIZE).digest()):
             raise DataError(
                 f"{row.place}: the `id` {name!r} was given before; make ids unique, or leave them "
                 "out with `columns`"
             )
-        self._seen.add(name)
         return name

@@ -11,6 +11,7 @@ from typing_extensions import Self
 
 from hfpipe.data.cleaning.expressions import check_expression, compile_search
 from hfpipe.data.cleaning.short_form import ShortForm
+from hfpipe.data.digest_set import DigestSet
 from hfpipe.data.labels.values import equals_written
 from hfpipe.data.rows import Row
 from hfpipe.errors import DataError
@@ -185,11 +186,5 @@ class Dedup(Short):
             from hfpipe.data.cleaning.near import NearDuplicates
 
             return NearDuplicates(self.threshold or 0.8).is_new
-        seen: set[bytes] = set()
-
-        def keep(row: Row) -> bool:
-            before = len(seen)
-            seen.add(row.digest())
-            return len(seen) > before
-
-        return keep
+        seen = DigestSet()
+        return lambda row: seen.add(row.digest())
