@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -203,14 +204,19 @@ def encoded(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("task", ["causal-lm", "masked-lm", "text-classification"])
-def test_a_killed_encoding_goes_on_and_ends_with_the_same_bytes(task: str, tmp_path: Path) -> None:
-    rows = saved(tmp_path / "rows", 4500)
+@pytest.mark.parametrize(
+    ("task", "at_once"), [("causal-lm", 4000), ("masked-lm", 4000), ("text-classification", 1000)]
+)
+def test_a_killed_encoding_goes_on_and_ends_with_the_same_bytes(
+    task: str, at_once: int, tmp_path: Path
+) -> None:
+    count = 4 * at_once + 500
+    rows = saved(tmp_path / "rows", count)
     whole, ledger = encoded(task, rows, tmp_path / "whole")
     files = sorted((tmp_path / "whole").iterdir())
     assert len(files) > 4
-    assert ledger["rows"] == 4500
-    for at in (1000, 2000, 3000, 4500):
+    assert ledger["rows"] == count
+    for at in (at_once, 2 * at_once, 3 * at_once, count):
         folder = tmp_path / f"killed {at}"
         with pytest.raises(Killed):
             encoded(task, rows, folder, dies_after=at)
@@ -224,6 +230,21 @@ def test_a_killed_encoding_goes_on_and_ends_with_the_same_bytes(task: str, tmp_p
         ends = [(0, 0), (0, len(whole) - 1)]
         for one, other in zip(whole.__getitems__(ends), again.__getitems__(ends), strict=True):
             assert all(np.array_equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("repeats", [1, 60], ids=["4,000 rows", "fewer rows"])
+def test_concatenated_documents_do_not_depend_on_how_many_are_encoded_at_once(
+    repeats: int, tmp_path: Path
+) -> None:
+    rows = saved(tmp_path / "rows", 4500).map(lambda row: {"text": row["text"] * repeats})
+    found, _ = encoded("causal-lm", rows, tmp_path / "encoded")
+    facts = extract_facts(datasets.DatasetDict(train=rows))
+    task = TASKS["causal-lm"](length=16)
+    encode_rows = partial(task.runtime().encoder.encode, tokenizer=TOKENIZERS["bpe"], facts=facts)
+    apart = (Batch(dict(encode_rows(rows[at : at + 100])), 100) for at in range(0, 4500, 100))
+    packed = [each.columns["input_ids"].values for each in pack(apart, 16, task.shared, [])]
+    assert np.array_equal(found.read_ids(0, len(found)), np.concatenate(packed))
 
 
 def test_long_texts_are_cut_as_each_would_be_alone() -> None:

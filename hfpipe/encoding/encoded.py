@@ -36,6 +36,9 @@ if TYPE_CHECKING:
     from hfpipe.types import Rows
 
 ROWS_AT_ONCE = 1000
+MOST_ROWS_AT_ONCE, BYTES_AT_ONCE = 4000, 1 << 22
+"""Limits of a batch of documents that are concatenated: they do not depend on the batch, and the threads of
+the tokenizer wait at the end of each."""
 REQUIRED = {
     "string": "a text",
     "strings": "a list of texts",
@@ -143,7 +146,8 @@ def encode(
         encode_rows = encoder.encode if concatenated or not config.packed else encoder.encode_windows
         name = name or partial(name_row, rows)
         number, state = shards.resume()
-        read = _check_batches(iterate_batches(rows, ROWS_AT_ONCE, state.rows), config, facts, name)
+        size = _choose_batch_size(rows) if concatenated and not config.best_fit else ROWS_AT_ONCE
+        read = _check_batches(iterate_batches(rows, size, state.rows), config, facts, name)
         # Reading, encoding and writing run at the same time, in three threads.
         encoded = prefetch(_encode_batches(encode_rows, prefetch(read), name, tokenizer, facts))
         batches = _count_rows(encoded, advance)
@@ -159,6 +163,12 @@ def encode(
             f"{path.stem}: no example is left after encoding {len(rows)} rows; see the ledger of the data set"
         )
     return Examples(_open_files(shards.list_files()), rows), ledger
+
+
+def _choose_batch_size(rows: datasets.Dataset) -> int:
+    """Return the number of rows encoded at once, more than usual if they are short."""
+    short = BYTES_AT_ONCE * len(rows.data) // max(1, rows.data.nbytes)
+    return max(ROWS_AT_ONCE, min(MOST_ROWS_AT_ONCE, short))
 
 
 def _open_files(files: Sequence[Path]) -> datasets.Dataset:

@@ -15,13 +15,15 @@ import numpy as np
 from transformers import BatchEncoding, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from hfpipe.errors import StageError
-from hfpipe.tokenization.prefetching import prefetch
+from hfpipe.tokenization.prefetching import map_ahead
 from hfpipe.tokenization.ragged import Ragged
 from hfpipe.tokenization.spelling import Spelling, find_known_tokens, get_spelling
 from hfpipe.tokenization.text import Format, Text, get_parts
 
 CHARACTERS_AT_ONCE = 250_000
 """Maximum number of characters encoded at once; the tokenizer needs about a hundred bytes per token."""
+PARTS_AT_ONCE = 2
+"""Number of parts encoded at once, so that no thread of the tokenizer waits for the last texts of a part."""
 _CODE = ("__call__", "_encode_plus", "_convert_encoding", "set_truncation_and_padding")
 """Methods that a tokenizer class may override to change the input or output of its backend."""
 
@@ -120,7 +122,7 @@ def _encode_by_backend(
     pairs: Sequence[Text] | None,
     special_tokens: bool,
 ) -> Iterator[Sequence[Any]] | None:
-    """Encode with the library Tokenizers, prefetching the next texts.
+    """Encode with the library Tokenizers, and the next texts meanwhile.
 
     None for a tokenizer that overrides encoding methods or has no such backend.
     """
@@ -141,7 +143,7 @@ def _encode_by_backend(
         return backend.encode_batch_fast(inputs[part], add_special_tokens=special_tokens)
 
     parts = _cut_into_parts(written)
-    return prefetch(map(encode, parts)) if len(parts) > 1 else map(encode, parts)
+    return map_ahead(encode, parts, threads=PARTS_AT_ONCE) if len(parts) > 1 else map(encode, parts)
 
 
 def _cut_into_parts(sides: list[list[str]]) -> list[slice]:
