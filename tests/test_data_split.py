@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hfpipe.data.digest_set import FIRST_BUCKETS, PER_BUCKET, DigestSet
+from hfpipe.data.cleaning.digest_set import FIRST_BUCKETS, PER_BUCKET, DigestSet
 from hfpipe.data.rows import Row
 from hfpipe.data.split import RowIds, make_splitter
 from hfpipe.errors import DataError

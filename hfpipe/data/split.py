@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Mapping
 from hashlib import blake2b
 from typing import Any
 
-from hfpipe.data.digest_set import SIZE, DigestSet
+from hfpipe.data.cleaning.digest_set import SIZE, DigestSet
 from hfpipe.data.rows import Row
 from hfpipe.errors import DataError
 

@@ -144,13 +144,12 @@ def encode(
         config, encoder = task.config, task.encoder
         concatenated = config.packed and packed
         encode_rows = encoder.encode if concatenated or not config.packed else encoder.encode_windows
-        name = name or partial(name_row, rows)
-        number, state = shards.resume()
+        name, (number, state) = name or partial(name_row, rows), shards.resume()
         size = _choose_batch_size(rows) if concatenated and not config.best_fit else ROWS_AT_ONCE
         read = _check_batches(iterate_batches(rows, size, state.rows), config, facts, name)
         # Reading, encoding and writing run at the same time, in three threads.
-        encoded = prefetch(_encode_batches(encode_rows, prefetch(read), name, tokenizer, facts))
-        batches = _count_rows(encoded, advance)
+        encoded = _encode_batches(encode_rows, prefetch(read), name, tokenizer, facts)
+        batches = _count_rows(prefetch(encoded), advance)
         advance(state.rows)
         if concatenated and config.best_fit:
             batches = pack_best_fit(batches, config.length, config.shared, encoder.opening_ids(tokenizer))

@@ -9,9 +9,9 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, RootModel, model_validator
 from typing_extensions import Self
 
+from hfpipe.data.cleaning.digest_set import DigestSet
 from hfpipe.data.cleaning.expressions import check_expression, compile_search
 from hfpipe.data.cleaning.short_form import ShortForm
-from hfpipe.data.digest_set import DigestSet
 from hfpipe.data.labels.values import equals_written
 from hfpipe.data.rows import Row
 from hfpipe.errors import DataError
