@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 import updating
 
@@ -80,7 +81,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Cut the libraries off from the network and from this user's caches, before any of them is imported."""
+    """Cut the libraries off from the network and from this user's caches, before any of them is imported.
+
+    Hypothesis tries the same examples on every machine, however long one of them takes.
+    """
+    slow_is_fine = [hypothesis.HealthCheck.too_slow]
+    hypothesis.settings.register_profile(
+        "any machine", deadline=None, derandomize=True, suppress_health_check=slow_is_fine
+    )
+    hypothesis.settings.load_profile("any machine")
     gc.set_threshold(10_000, 10, 10)  # as the command line does
     if config.getoption(updating.OPTION):
         config.pluginmanager.register(updating.ListChanged(pytest.raises), "list-changed-messages")
