@@ -157,6 +157,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return copy
 
 
+@pytest.fixture(scope="module")
+def fonts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder in which matplotlib has listed the fonts; it says on stderr where that takes long."""
+    found = tmp_path_factory.mktemp("fonts")
+    command = [sys.executable, "-c", "import matplotlib.font_manager"]
+    subprocess.run(command, env=os.environ | {"MPLCONFIGDIR": str(found)}, capture_output=True, check=True)
+    return found
+
+
 def shorten(path: Path) -> None:
     """Let the models of a notebook train for less time."""
     notebook = read(path)
@@ -175,7 +184,7 @@ def test_what_makes_the_notebooks_shorter_is_in_them() -> None:
 @pytest.mark.slow
 @each_notebook
 def test_a_notebook_runs_without_network_and_labels_its_axes(
-    path: Path, folder: Path, tmp_path: Path
+    path: Path, folder: Path, fonts: Path, tmp_path: Path
 ) -> None:
     startup = tmp_path / "profile_default" / "startup"
     startup.mkdir(parents=True)
@@ -184,7 +193,7 @@ def test_a_notebook_runs_without_network_and_labels_its_axes(
     shorten(copied)
     done = subprocess.run(
         [Path(sys.executable).with_name("jupyter"), "execute", "--inplace", copied],
-        env=os.environ | {"IPYTHONDIR": str(tmp_path)},
+        env=os.environ | {"IPYTHONDIR": str(tmp_path), "MPLCONFIGDIR": str(fonts)},
         capture_output=True,
         text=True,
         check=False,
