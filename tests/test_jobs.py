@@ -144,7 +144,7 @@ def test_two_runs_do_not_write_the_encoded_data_of_one_stage_at_once(
     with hold_encoded(ctx, ctx.folder.parent / SHARED / "topics-0"):
         other.start()
         assert not entered.wait(0.2)
-    other.join(5)
+    other.join(LIMIT)
     assert entered.is_set()
 
 
@@ -156,7 +156,7 @@ HERE = Path(__file__).parent
 
 def meet(own, other):
     (HERE / own).write_text(str(os.getpid()))
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 600
     while not (HERE / other).exists():
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -218,9 +218,9 @@ def test_one_job_fails_and_the_other_goes_on_to_its_end(
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_jobs_end_with_the_run_however_it_ends(tmp_path: Path, number: signal.Signals) -> None:
-    two_datasets(tmp_path, "time.sleep(60)")
+    two_datasets(tmp_path, "time.sleep(600)")
     (tmp_path / "sources.py").write_text(
-        (tmp_path / "sources.py").read_text().replace("    print(", "    time.sleep(60)\n    print("),
+        (tmp_path / "sources.py").read_text().replace("    print(", "    time.sleep(600)\n    print("),
         encoding="utf-8",
     )
     arguments = ("run", "small.yaml", "--jobs", "2", "--oversubscribe")
@@ -241,8 +241,10 @@ SEEDED, FOLDED = "topics@trial=seeded", "topics@trial=folded"
 
 def matrix_of_repeats(folder: Path) -> Path:
     """Return a recipe that trains with seeds, and with folds and another learning rate."""
+    (folder / "held.py").write_text(small.HELD, encoding="utf-8")
     recipe = small.recipe("bert", save_steps=2)
     stages = recipe["stages"]
+    stages["topics"]["task"] = {"kind": "held.py:Held", "length": 32}
     del stages["pretrain"], stages["score"]
     stages["words"]["vocab_size"] = 500
     stages["topics"] |= {"model": small.MODELS["bert"], "tokenizer": "stage:words"}
@@ -275,7 +277,8 @@ def test_a_killed_run_of_jobs_gives_bit_for_bit_what_one_stage_after_the_other_g
     def both_have_a_checkpoint() -> bool:
         return len({file.parts[-4] for file in runs.glob("*/.work/checkpoint-*/complete.json")}) >= 2
 
-    kill_once(both_have_a_checkpoint, "run", path, "--runs", runs.parent, "--jobs", "2")
+    with small.hold(tmp_path, runs, "topics*/stage.json"):
+        kill_once(both_have_a_checkpoint, "run", path, "--runs", runs.parent, "--jobs", "2")
     said: list[str] = []
     jobs = api.run(hfpipe.load(path), tmp_path / "runs", say=said.append, launch=Launch(jobs=2))
     assert {line.partition(":")[0] for line in said} == set(alone.reports)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+import processes
 import pytest
 import small
-from commands import kill_hfpipe_once, start_hfpipe
+from commands import LIMIT, start_hfpipe, wait_until
 from huggingface_hub import ModelCard
 
 import hfpipe
@@ -24,19 +26,24 @@ from hfpipe.training.checkpoints import (
 )
 
 
-def killed_after(checkpoint: str, stage: str, path: Path, runs: Path) -> None:
-    """Run a recipe until a stage has sealed a checkpoint, and kill it."""
-    pattern = f"small/{stage}-*/.work/{checkpoint}/complete.json"
-    kill_hfpipe_once(lambda: list(runs.glob(pattern)), "run", path, "--runs", runs, cwd=small.ROOT)
+def killed_after(
+    checkpoint: str, stage: str, path: Path, runs: Path, holds: Callable[[], Any] = lambda: True
+) -> None:
+    """Run a recipe until a stage has sealed a checkpoint and something is true, and kill it."""
+    processes.kill_after(f"small/{stage}-*/.work/{checkpoint}/complete.json", path, runs, holds)
 
 
 @contextmanager
-def watched(path: Path, runs: Path) -> Iterator[None]:
-    """Run `hfpipe watch` in a process of its own next to what kills and resumes the recipe."""
-    command = ("watch", path, "--runs", runs, "--wait", "300")
-    with start_hfpipe(*command, cwd=small.ROOT, stdout=subprocess.PIPE) as process:
-        yield
-        out, _ = process.communicate(timeout=400)
+def watched(path: Path, runs: Path) -> Iterator[Callable[[str], bool]]:
+    """Run `hfpipe watch` in a process of its own; yields a function that tells whether it has said something.
+
+    It ends with the recipe, and has said meanwhile that the recipe was running, interrupted and done.
+    """
+    command, output = ("watch", path, "--runs", runs, "--wait", str(LIMIT)), runs.with_suffix(".txt")
+    with output.open("w") as file, start_hfpipe(*command, cwd=small.ROOT, stdout=file) as process:
+        yield lambda text: text in output.read_text()
+        process.wait(LIMIT)
+    out = output.read_text()
     assert process.returncode == 0, out
     lines = [line.partition(",")[0] for line in out.splitlines()]
     assert any(line.endswith(": running") or ": running " in line for line in lines), out
@@ -63,8 +70,10 @@ def test_a_run_killed_in_both_trainings_ends_with_the_same_weights_bit_for_bit(
         ),
     )
     straight = hfpipe.run(hfpipe.load(path), tmp_path / "straight", say=lambda _: None)
-    with watched(path, tmp_path / "killed") if not workers else nullcontext():
-        killed_after("checkpoint-15", "pretrain", path, tmp_path / "killed")
+    with watched(path, tmp_path / "killed") if not workers else nullcontext(lambda _: True) as has_said:
+        running = partial(has_said, "pretrain: running")
+        killed_after("checkpoint-15", "pretrain", path, tmp_path / "killed", running)
+        wait_until(partial(has_said, "pretrain: interrupted"))
         killed_after("checkpoint-30", "topics", path, tmp_path / "killed")
         resumed = hfpipe.run(hfpipe.load(path), tmp_path / "killed", say=lambda _: None)
     for stage in ("pretrain", "topics"):

@@ -77,7 +77,9 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> tuple[Recipe, hfpipe.R
         "training.weight_decay": {"uniform": [0.0, 1.0]},
         "model.hidden_size": {"choice": [16, 32]},
     }
+    (folder / "held.py").write_text(small.HELD, encoding="utf-8")
     recipe = searching(parameters=rates, trials=6, prune=False)
+    recipe["stages"]["topics"]["task"] = {"kind": "held.py:Held", "length": 32}
     recipe["stages"]["topics"]["training"]["save_steps"] = 2
     loaded = hfpipe.load(small.write(folder, recipe))
     return loaded, search(loaded, folder / "runs")
@@ -160,12 +162,10 @@ def test_the_final_training_uses_the_best_settings_and_bad_trials_stop_early(
 
 def kill_within(path: Path, runs: Path, first: int, *arguments: str) -> None:
     """Run the search in a process of its own, and kill it once a trial from `first` on has a checkpoint."""
-    pattern = "small/topics@search-*/.work/trials/*/.work/checkpoint-*/complete.json"
-
-    def is_there() -> bool:
-        return any(int(file.parts[-4]) >= first for file in runs.glob(pattern))
-
-    kill_once(is_there, "run", path, "--runs", runs, "--until", "topics@search", *arguments)
+    pattern = f"small/topics@search-*/.work/trials/000[{first}-9]/.work/checkpoint-*/complete.json"
+    command = ("run", path, "--runs", runs, "--until", "topics@search", *arguments)
+    with small.hold(path.parent, runs, pattern):
+        kill_once(lambda: any(runs.glob(pattern)), *command)
 
 
 @pytest.mark.slow
