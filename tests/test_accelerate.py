@@ -16,6 +16,7 @@ import small
 from accelerate.commands.config.config_args import ClusterConfig, load_config_from_file
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 from accelerate.utils.launch import prepare_extend_env_parallelism_config
+from commands import LIMIT
 
 from hfpipe.cli.main import main
 from hfpipe.distributed.process_layout import ProcessLayout, Split, read_process_layout
@@ -238,7 +239,7 @@ def printed(folder: Path, program: str, *arguments: str) -> list[str]:
     script.write_text(program, encoding="utf-8")
     command = [sys.executable, "-m", "accelerate.commands.launch", "--main_process_port", "0"]
     done = subprocess.run(
-        [*command, *arguments, str(script)], capture_output=True, text=True, check=False, timeout=120
+        [*command, *arguments, str(script)], capture_output=True, text=True, check=False, timeout=LIMIT
     )
     assert done.returncode == 0, done.stderr
     return sorted(done.stdout.splitlines())

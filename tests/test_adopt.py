@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import small
+from commands import LIMIT
 
 import hfpipe
 from hfpipe.cli.main import main
@@ -117,7 +118,7 @@ def test_adopting_names_the_process_for_which_it_waits(made: tuple[Path, Path]) 
     def hold() -> None:
         with Store(runs / "rivers").lock(step.folder, lambda owner: None):
             held.set()
-            heard.wait(60)
+            heard.wait(LIMIT)
 
     def say(line: str) -> None:
         said.append(line)
@@ -125,8 +126,8 @@ def test_adopting_names_the_process_for_which_it_waits(made: tuple[Path, Path]) 
 
     holder = threading.Thread(target=hold)
     holder.start()
-    assert held.wait(60)
+    assert held.wait(LIMIT)
     assert hfpipe.adopt(hfpipe.load(file), "rows", runs, say=say) == step.folder
-    holder.join(60)
+    holder.join(LIMIT)
     host = socket.gethostname()
     assert said == [f"rows: waiting for process {os.getpid()} on {host}, which is running it"]

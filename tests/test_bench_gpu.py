@@ -89,13 +89,13 @@ def test_a_part_without_time_is_recorded_as_skipped(tmp_path: Path) -> None:
 def test_a_part_that_hangs_is_ended_with_everything_that_it_started(tmp_path: Path) -> None:
     child = f"import time, pathlib; time.sleep(1.5); pathlib.Path({str(tmp_path / 'late')!r}).touch()"
     hanging = (
-        f"import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', {child!r}]); time.sleep(60)"
+        f"import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', {child!r}]); time.sleep(600)"
     )
     started = time.monotonic()
     with (tmp_path / "output").open("wb") as output:
         code = ended([sys.executable, "-c", hanging], dict(os.environ), output, 0.7)
     assert code is None
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 60
     time.sleep(1.5)
     assert not (tmp_path / "late").exists()
 

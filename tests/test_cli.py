@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import small
-from commands import read_line, start_hfpipe, wait_until
+from commands import LIMIT, read_line, start_hfpipe, wait_until
 
 from hfpipe import api
 from hfpipe.cli.main import main
@@ -102,7 +102,7 @@ def test_what_starts_nothing_loads_no_heavy_library(finished: tuple[Path, Path],
         "run": ["run", path, "--runs", runs],
     }[command]
     done = subprocess.run(
-        [sys.executable, "-c", LOADED, *arguments], capture_output=True, text=True, check=False, timeout=60
+        [sys.executable, "-c", LOADED, *arguments], capture_output=True, text=True, check=False, timeout=LIMIT
     )
     assert done.stderr == "0 []\n"
     assert done.stdout
@@ -128,7 +128,7 @@ def test_a_stage_loads_no_heavy_library_that_it_does_not_use(tmp_path: Path) -> 
         capture_output=True,
         text=True,
         check=True,
-        timeout=120,
+        timeout=LIMIT,
     )
     rows, words, topics = (set(line.split()) for line in done.stderr.splitlines())
     assert rows == {"datasets", "numpy", "pyarrow"}
@@ -306,7 +306,7 @@ def test_a_reader_that_goes_away_gets_no_trace(finished: tuple[Path, Path], comm
         [sys.executable, "-m", "hfpipe", *arguments], stdout=writing, stderr=subprocess.PIPE
     ) as command_line:
         os.close(writing)
-        _, stderr = command_line.communicate(timeout=60)
+        _, stderr = command_line.communicate(timeout=LIMIT)
     assert (stderr, command_line.returncode) == (b"", 1)
 
 
@@ -318,7 +318,7 @@ def test_output_that_does_not_fit_on_a_disk_ends_with_1_in_one_line() -> None:
             stderr=subprocess.PIPE,
             text=True,
             check=False,
-            timeout=60,
+            timeout=LIMIT,
         )
     assert done.returncode == 1
     assert done.stderr == "hfpipe: No space left on device; fix the cause and run again\n"
@@ -389,7 +389,7 @@ def test_a_second_run_waits_and_names_the_process_that_holds_the_lock(gated: Pat
         with running(gated) as second:
             waiting = read_line(second)
             open_gate(gated)
-            ends = [process.communicate(timeout=60) for process in (first, second)]
+            ends = [process.communicate(timeout=LIMIT) for process in (first, second)]
     assert waiting == f"rows: waiting for process {first.pid} on {os.uname().nodename}, which is running it\n"
     assert [(first.returncode, second.returncode), *(stderr for _, stderr in ends)] == [(0, 0), "", ""]
     assert all("2 rows" in stdout for stdout, _ in ends)
@@ -410,7 +410,7 @@ def test_a_run_that_waited_for_one_that_was_killed_takes_its_place(gated: Path) 
             wait_until(began.exists)
             assert not (folder / "report.json").exists()
             open_gate(gated)
-            stdout, stderr = second.communicate(timeout=60)
+            stdout, stderr = second.communicate(timeout=LIMIT)
     assert (second.returncode, stderr) == (0, "")
     assert "2 rows" in stdout
     assert (folder / "report.json").exists()
@@ -423,7 +423,7 @@ def test_an_interrupted_run_ends_with_130_and_says_how_to_resume(
     with running(gated) as run:
         wait_until((gated.parent / "began").exists)
         run.send_signal(signal.SIGINT)
-        _, stderr = run.communicate(timeout=60)
+        _, stderr = run.communicate(timeout=LIMIT)
     assert run.returncode == 130
     assert stderr == "hfpipe: stage rows: stopped by SIGINT; run the same command again to resume\n"
     (folder,) = (gated.parent / "runs" / "gated").glob("rows-*")
@@ -444,7 +444,7 @@ def test_a_disk_that_fills_up_ends_with_1_in_one_line(
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=LIMIT,
     )
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1

@@ -16,6 +16,7 @@ from typing import Any
 import datasets
 import pytest
 import zstandard
+from commands import LIMIT
 
 from hfpipe.errors import DataError
 
@@ -421,7 +422,7 @@ def test_a_full_disk_is_an_error_of_one_line(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         check=True,
-        timeout=60,
+        timeout=LIMIT,
     )
     assert done.stdout.startswith(f"StageError {tmp_path / 'out'}: the disk is full or the file too large (")
     assert done.stdout.count("\n") == 1

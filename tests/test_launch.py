@@ -14,6 +14,7 @@ import small
 import toys
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 from accelerate.utils.launch import prepare_simple_launcher_cmd_env
+from commands import LIMIT
 
 from hfpipe.distributed.world import ASKED, check_world, get_rank
 from hfpipe.errors import RecipeError, StageError
@@ -169,7 +170,7 @@ def test_a_process_that_follows_notices_what_another_run_has_finished(tmp_path: 
         time.sleep(1)
         assert follower.poll() is None
         toys.make(path, runs)
-        _, stderr = follower.communicate(timeout=30)
+        _, stderr = follower.communicate(timeout=LIMIT)
     assert (follower.returncode, stderr) == (0, "")
 
 
@@ -184,7 +185,7 @@ def test_what_an_earlier_start_prepared_is_not_taken_for_ready(tmp_path: Path) -
         time.sleep(1)
         assert follower.poll() is None
         toys.make(path, runs)
-        _, stderr = follower.communicate(timeout=30)
+        _, stderr = follower.communicate(timeout=LIMIT)
     assert (follower.returncode, stderr) == (0, "")
     assert is_done(folder)
 

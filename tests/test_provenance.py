@@ -85,7 +85,7 @@ def test_a_git_that_hangs_or_fails_leaves_the_commit_out(
     monkeypatch.setattr(provenance, "WAIT", 0.2)
     started = time.monotonic()
     assert read_git_state(tmp_path / "toy.yaml") is None
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 30
 
 
 def test_a_report_says_how_its_stage_was_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

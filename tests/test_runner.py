@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import toys
+from commands import LIMIT
 
 from hfpipe.errors import DataError, RecipeError, StageError
 from hfpipe.runner import Launch, plan_recipe, run_recipe
@@ -290,7 +291,7 @@ toys.make(Path(sys.argv[1]), Path(sys.argv[2]))
 def test_a_killed_run_is_taken_up_by_the_next(tmp_path: Path) -> None:
     path, runs = toys.write(tmp_path), tmp_path / "runs"
     program = KILLED.format(tests=str(Path(__file__).parent))
-    killed = subprocess.run([sys.executable, "-c", program, path, runs], check=False, timeout=60)
+    killed = subprocess.run([sys.executable, "-c", program, path, runs], check=False, timeout=LIMIT)
     assert killed.returncode == -9
     finished = {
         name: text for name, text in content(runs).items() if name.startswith(("toy/names", "toy/words"))

@@ -57,6 +57,11 @@ def test_a_signal_that_a_shell_ignores_stays_ignored() -> None:
         signal.signal(signal.SIGINT, before)
 
 
+def announcement(name: str) -> str:
+    """Return the line that the first signal of a name is answered with."""
+    return f"hfpipe: {name}: stops after the next step, with a checkpoint; send it again to stop at once\n"
+
+
 STUCK = """
 import ctypes, os, sys, time
 from hfpipe.runner.signals import catch_signals
@@ -77,13 +82,13 @@ def test_a_second_signal_ends_a_process_at_once_that_waits_outside_of_python() -
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
         process.send_signal(signal.SIGTERM)
+        assert process.stderr is not None
+        assert process.stderr.readline() == announcement("SIGTERM")
         with pytest.raises(subprocess.TimeoutExpired):
             process.wait(0.5)
         process.send_signal(signal.SIGTERM)
         assert process.wait(LIMIT) == 143
-        assert process.stderr is not None
         assert process.stderr.read() == (
-            "hfpipe: SIGTERM: stops after the next step, with a checkpoint; send it again to stop at once\n"
             "hfpipe: SIGTERM: stopped at once; run the same command again to resume\n"
         )
 
@@ -146,7 +151,7 @@ class SlowEncoder(TextClassificationEncoder):
         here, rank = Path(__file__).parent, os.environ.get("RANK", "0")
         if train:
             (here / f"trains-{rank}").write_text(str(os.getpid()))
-            time.sleep(60 if rank == "1" and (here / "stop").exists() else 0.3)
+            time.sleep(600 if rank == "1" and (here / "stop").exists() else 0.3)
         return super().collate(examples, tokenizer, seed, train=train)
 
 class Slow(TextClassification):
@@ -169,9 +174,7 @@ def test_two_processes_stop_after_the_same_step_and_a_second_signal_ends_them_at
         assert not any(map(is_running, pids))
     assert run.returncode == 143
     announced, line = stderr.splitlines()
-    assert announced == (
-        "hfpipe: SIGTERM: stops after the next step, with a checkpoint; send it again to stop at once"
-    )
+    assert f"{announced}\n" == announcement("SIGTERM")
     found = re.fullmatch(
         r"hfpipe: small\.yaml:1:\d+: stage topics: stopped by SIGTERM after step (\d+) of 12, "
         r"with checkpoint-(\d+) saved; run the same command again to resume",
@@ -185,6 +188,8 @@ def test_two_processes_stop_after_the_same_step_and_a_second_signal_ends_them_at
     with run_in_two(tmp_path, "trains", ("--processes", "2")) as (run, *pids):
         time.sleep(1.0)  # until process 0 waits for the other
         run.send_signal(signal.SIGINT)
+        assert run.stderr is not None
+        assert run.stderr.readline() == announcement("SIGINT")
         with pytest.raises(subprocess.TimeoutExpired):
             run.wait(1.0)
         run.send_signal(signal.SIGINT)

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import toys
+from commands import LIMIT
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -141,7 +142,7 @@ def test_two_processes_may_write_one_file_and_it_is_whole(tmp_path: Path) -> Non
     for writer in writers:
         writer.start()
     for writer in writers:
-        writer.join(60)
+        writer.join(LIMIT)
     assert [writer.exitcode for writer in writers] == [0, 0]
     assert len(json.loads(path.read_text())) == 5000
     assert list(tmp_path.iterdir()) == [path]

@@ -17,6 +17,7 @@ import pieces
 import pytest
 import small
 import torch
+from commands import LIMIT
 from safetensors.torch import load_file
 from torch.nn import functional as F
 from transformers import AutoTokenizer, BertConfig, BertForTokenClassification
@@ -214,7 +215,7 @@ for _ in range(40):
 @pytest.mark.slow
 def test_two_runs_that_write_the_same_soft_targets_leave_a_whole_file(tmp_path: Path) -> None:
     writers = [subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path)]) for _ in range(2)]
-    assert [writer.wait(timeout=120) for writer in writers] == [0, 0]
+    assert [writer.wait(timeout=LIMIT) for writer in writers] == [0, 0]
     assert (np.load(tmp_path / "targets.npy") == 1).all()
     assert not [path for path in tmp_path.iterdir() if path.suffix not in (".npy", ".ready")]
 
