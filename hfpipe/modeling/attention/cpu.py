@@ -22,8 +22,9 @@ from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from hfpipe.modeling.activations import use_fused_gelu
+from hfpipe.modeling.attention.products import attend_by_eager_products
 from hfpipe.modeling.norms import use_lean_layers
-from hfpipe.modeling.random_bits import apply_dropout, use_fast_dropout
+from hfpipe.modeling.random_bits import use_fast_dropout
 
 LONGEST = 512
 """Maximum number of positions for which the products are faster without dropout; half as many for a compiled
@@ -101,22 +102,10 @@ def _attend(
         ones = torch.ones(query.shape[2], key.shape[2], dtype=torch.bool, device=query.device)
         attention_mask = ones.tril()
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    scores = (query * scale if scale != 1 else query) @ key.transpose(-1, -2)
-    weights = _mask_scores(scores, attention_mask, position_bias).softmax(-1)
-    if dropout:
-        weights = apply_dropout(weights, dropout)
-    return (weights @ value).transpose(1, 2).contiguous(), None
-
-
-def _mask_scores(scores: Tensor, mask: Tensor | None, bias: Tensor | None) -> Tensor:
-    """Return scores (rows, heads, length, length) with the bias added, and the lowest number where masked."""
-    if bias is not None:
-        scores = scores + bias.to(scores.dtype)
-    if mask is None:
-        return scores
-    if mask.dtype == torch.bool:
-        return scores.masked_fill_(~mask, torch.finfo(scores.dtype).min)
-    return scores + mask.to(scores.dtype)
+    attended = attend_by_eager_products(
+        query, key, value, attention_mask, position_bias, scale=scale, dropout=dropout
+    )
+    return attended, None
 
 
 def _repeat_heads(key: Tensor, value: Tensor, heads: int) -> tuple[Tensor, Tensor]:
