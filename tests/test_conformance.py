@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import processes
 import pyarrow.parquet as pq
 import pytest
 import rows
@@ -273,12 +274,13 @@ def like(value: Any) -> Any:
 def test_scores_are_the_same_on_two_processes(made: Callable[[str], Run], runs: Path, tmp_path: Path) -> None:
     alone = {name: outcome(made(name), f"{name}-score-64") for name in CASES}
     path = small.write(tmp_path, recipe(*CASES, batch_sizes=(5,)))
-    launch = ("accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--main_process_port", "0")
-    done = small.hfpipe("run", path, "--runs", runs, launcher=launch)
-    assert done.returncode == 0, done.stderr[-3000:]
+    learned = {name: made(name).folders[f"{name}-learn"] / "report.json" for name in CASES}
+    before = {name: file.stat().st_mtime_ns for name, file in learned.items()}
+    processes.run(path, runs, processes.config_file(tmp_path, "ddp-cpu", 2))
     together = hfpipe.open(path, runs)
     for name, values in alone.items():
-        assert f"\n{name}-learn: done · " in done.stdout
+        assert together.folders[f"{name}-learn"] / "report.json" == learned[name]
+        assert learned[name].stat().st_mtime_ns == before[name]
         log = (together.folders[f"{name}-score-5"] / "stage.log").read_text()
         assert sorted(re.findall(r"\[(\d)\] INFO \S+ stage \S+ begins", log)) == ["0", "1"]
         shared = outcome(together, f"{name}-score-5")

@@ -266,9 +266,8 @@ def test_whichever_process_of_a_run_is_killed_the_others_end_and_the_next_run_re
     with stopped(tmp_path, ("--processes", "2")) as (run, first, second):
         launcher, began = parent_of(first), time.monotonic()
         run.kill()  # and not reaped until the end of the block
-        done = small.hfpipe("run", path, "--runs", tmp_path / "runs", "--processes", "2")
+        hfpipe.run(hfpipe.load(path), tmp_path / "runs", say=lambda _: None)
         wait_for_end(launcher, first, second)
-    assert done.returncode == 0, done.stderr
     (folder,) = tmp_path.glob("runs/small/topics-*")
     assert "resuming from checkpoint-4" in (folder / "stage.log").read_text()
 
