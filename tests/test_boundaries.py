@@ -7,7 +7,8 @@ import json
 import re
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -345,32 +346,26 @@ def test_progress_of_what_is_soon_done_is_silent(capsys: pytest.CaptureFixture[s
 
 @pytest.mark.slow
 def test_curves_and_log_grow_while_a_stage_trains(tmp_path: Path) -> None:
-    content = small.recipe(max_steps=400, logging_steps=1, save_strategy="no", eval_strategy="no")
-    content["stages"]["pretrain"]["training"] |= {"max_steps": 400}
-    path = small.write(tmp_path, content)
+    content = small.recipe(max_steps=20, logging_steps=1, save_strategy="no", eval_strategy="no")
+    path, runs = small.write(tmp_path, content), tmp_path / "runs"
     seen: list[tuple[int, int]] = []
-    ended = threading.Event()
 
     def look() -> None:
-        while not ended.wait(0.05):
-            logs = list((tmp_path / "runs").rglob("pretrain-*/stage.log"))
-            try:
-                curves = hfpipe.open(path, tmp_path / "runs").curves
-                newest = hfpipe.open(tmp_path / "runs" / "small").curves
-            except (RecipeError, StageError):
-                continue
-            if logs and len(curves):
-                steps = logs[0].read_text(encoding="utf-8").count(": step ")
-                seen.append((len(curves), steps))
-                assert len(newest) >= len(curves)
+        [log] = runs.rglob("pretrain-*/stage.log")
+        curves = hfpipe.open(path, runs).curves
+        if len(curves):
+            seen.append((len(curves), log.read_text(encoding="utf-8").count(": step ")))
+            assert len(hfpipe.open(runs / "small").curves) >= len(curves)
 
-    watcher = threading.Thread(target=look)
-    watcher.start()
-    try:
-        run = hfpipe.run(hfpipe.load(path), tmp_path / "runs", until="pretrain", say=lambda _: None)
-    finally:
-        ended.set()
-        watcher.join()
+    @contextmanager
+    def progress(title: str, _: int | None) -> Iterator[Callable[..., None]]:
+        def advance(steps: int, note: str = "") -> None:
+            if title == "pretrain" and steps:
+                look()
+
+        yield advance
+
+    run = hfpipe.run(hfpipe.load(path), runs, until="pretrain", say=lambda _: None, progress=progress)
     curves = run.curves.query("stage == 'pretrain'")
     assert len({points for points, _ in seen}) > 3
     assert len({steps for _, steps in seen}) > 3
