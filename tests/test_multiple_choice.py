@@ -191,7 +191,7 @@ def test_the_recipe_runs_small_and_its_model_opens_elsewhere(tmp_path: Path) -> 
         "swag.source": {"files": str(tmp_path / "rows.jsonl")},
         "swag.split": {"validation": 0.25},
         "chooser.model": str(save_encoder(tmp_path / "encoder", [row["sent1"] for row in given])),
-        "chooser.training": {"max_steps": 40, "learning_rate": 5e-3, "bf16": False, "logging_steps": 10},
+        "chooser.training": {"max_steps": 160, "learning_rate": 1.5e-3, "bf16": False, "logging_steps": 10},
     }
     recipe = hfpipe.load(
         small.ROOT / "recipes" / "swag.yaml",
