@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -66,25 +67,40 @@ def test_parts_of_a_long_text_are_counted_at_equal_distances() -> None:
     assert np.array_equal(embed(rows, at_once=400, most=1200), embed(chosen))
 
 
-def train(runs: Path, steps: int, init: str) -> tuple[float, dict[str, torch.Tensor]]:
-    """Return the validation loss and the weights of the demo's pretraining, with fewer and shorter words."""
-    changes = ["words.vocab_size=2000", "pretrain.task.length=32", "pretrain.training.compile=false"]
-    changes += [f"pretrain.training.budget={steps} steps", f"pretrain.init_embeddings={init}"]
-    recipe = hfpipe.load(small.ROOT / "recipes" / "demo.yaml", changes)
-    found = hfpipe.run(recipe, runs, until="pretrain", say=lambda _: None)
+def run(runs: Path, until: str, *more: str) -> hfpipe.Run:
+    """Run the demo as far as a stage, with fewer rows, and fewer and shorter words."""
+    changes = ["wiki.limit=6000", "words.vocab_size=2000", "pretrain.task.length=32"]
+    recipe = hfpipe.load(small.ROOT / "recipes" / "demo.yaml", [*changes, *more])
+    return hfpipe.run(recipe, runs, until=until, say=lambda _: None)
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return runs with the data and the tokenizer, to copy."""
+    runs = tmp_path_factory.mktemp("prepared")
+    run(runs, "words")
+    return runs
+
+
+def train(prepared: Path, runs: Path, steps: int, init: str) -> tuple[float, dict[str, torch.Tensor]]:
+    """Return the validation loss and the weights of the demo's pretraining."""
+    shutil.copytree(prepared, runs)
+    length = ("pretrain.training.compile=false", f"pretrain.training.budget={steps} steps")
+    found = run(runs, "pretrain", *length, f"pretrain.init_embeddings={init}")
     loss = found.reports["pretrain"].facts["validation"]["loss"]
     return loss, load_file(found.folder("pretrain") / "model.safetensors")
 
 
 @pytest.mark.slow
-def test_a_model_learns_faster_with_counted_embeddings(tmp_path: Path) -> None:
-    random, _ = train(tmp_path, 80, "random")
-    counted, _ = train(tmp_path, 80, "cooccurrence")
+def test_a_model_learns_faster_with_counted_embeddings(prepared: Path, tmp_path: Path) -> None:
+    random, _ = train(prepared, tmp_path / "random", 80, "random")
+    counted, _ = train(prepared, tmp_path / "counted", 80, "cooccurrence")
+    print(f"random {random:.3f}, counted {counted:.3f}")
     assert counted < random - 0.05
 
 
 @pytest.mark.slow
-def test_counted_embeddings_are_the_same_in_each_run(tmp_path: Path) -> None:
-    first, second = (train(tmp_path / name, 2, "cooccurrence") for name in ("first", "second"))
+def test_counted_embeddings_are_the_same_in_each_run(prepared: Path, tmp_path: Path) -> None:
+    first, second = (train(prepared, tmp_path / name, 2, "cooccurrence") for name in ("first", "second"))
     assert first[0] == second[0]
     assert all(torch.equal(value, second[1][name]) for name, value in first[1].items())

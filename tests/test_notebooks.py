@@ -30,6 +30,8 @@ SHORTER = {
     '"pretrain.training.eval_steps=40", "',
     'CHANGES += [f"': 'CHANGES += ["alone.training.num_train_epochs=0.5", '
     '"student.training.num_train_epochs=0.5"]\nCHANGES += [f"',
+    'length = [f"': 'length = ["wiki.limit=1200", f"',
+    "quick = [": 'quick = ["numbers.limit=1500",',
     'TOKENS = "200k tokens"': 'TOKENS = "8k tokens"',
     "SMALL = [": 'SMALL = ["wiki.limit=600",',
     "STEPS = 150": "STEPS = 30",
