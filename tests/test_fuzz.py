@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 from pathlib import Path
 from types import ModuleType
 
@@ -17,13 +18,15 @@ def fuzz(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 
 @pytest.mark.slow
-def test_twenty_seconds_of_changed_recipes_and_files_raises_nothing_that_is_not_ours(
-    fuzz: ModuleType,
+def test_two_thousand_changed_recipes_and_files_raise_nothing_that_is_not_ours(
+    fuzz: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tally = fuzz.fuzz(20)
+    """The same ones on every machine, however fast it is."""
+    monkeypatch.setattr(fuzz, "SECONDS", 60)  # as a loaded machine may take longer for one than it should
+    tally = fuzz.fuzz(math.inf, batches=12 * len(fuzz.TARGETS))
     told = "\n".join(tally.lines())
     assert set(tally.tried) == {target.__name__ for target in fuzz.TARGETS}
-    assert min(tally.tried.values()) >= 5, told
+    assert sum(tally.tried.values()) > 2000, told
     assert all(0 < tally.refused[name] < tally.tried[name] for name in tally.tried), told
     assert not tally.foreign, told
     assert not tally.slow, told
