@@ -55,7 +55,7 @@ def step(model: Any, given: dict[str, torch.Tensor]) -> Any:
 def test_gradients_are_equal_and_models_whose_head_reads_one_position_skip_the_others(kind: str) -> None:
     model = classifier(kind)
     logits, expected = step(model, batch())
-    with skip_unread_positions(model) as modules:
+    with skip_unread_positions(model, training=True) as modules:
         found_logits, found = step(model, batch())
     assert bool(modules) == (kind in SKIPPING)
     assert model.training
@@ -66,7 +66,7 @@ def test_gradients_are_equal_and_models_whose_head_reads_one_position_skip_the_o
 def test_the_endings_of_multiple_choice_skip_positions_too() -> None:
     model = classifier("bert", AutoModelForMultipleChoice)
     _, expected = step(model, batch(6, choices=3))
-    with skip_unread_positions(model) as modules:
+    with skip_unread_positions(model, training=True) as modules:
         assert modules == ["attention.output"]
         assert_equal(step(model, batch(6, choices=3))[1], expected)
 
@@ -81,14 +81,34 @@ def shapes_of_last_layer(model: Any) -> list[tuple[int, ...]]:
     return seen
 
 
-def test_positions_are_skipped_in_training_only_and_until_the_end_of_the_context() -> None:
-    model = classifier("bert")
-    with skip_unread_positions(model):
+@pytest.mark.parametrize("training", [True, False])
+def test_positions_are_skipped_in_training_or_evaluation_and_until_the_end_of_the_context(
+    training: bool,
+) -> None:
+    model = classifier("bert").train(training)
+    with skip_unread_positions(model, training=training):
+        assert model.training == training
         assert shapes_of_last_layer(model) == [(4, 1, 32)]
-        model.eval()
+        model.train(not training)
         assert shapes_of_last_layer(model) == [(4, 12, 32)]
-        model.train()
+        model.train(training)
     assert shapes_of_last_layer(model) == [(4, 12, 32)]
+
+
+@pytest.mark.parametrize("kind", sorted(SKIPPING))
+def test_logits_of_an_evaluation_are_equal(kind: str) -> None:
+    model = classifier(kind).eval()
+    with torch.inference_mode():
+        usual = model(**batch()).logits
+        with skip_unread_positions(model, training=False) as modules:
+            assert modules
+            torch.testing.assert_close(model(**batch()).logits, usual, rtol=1e-5, atol=1e-6)
+
+
+def test_nothing_is_skipped_where_hidden_states_are_among_the_outputs() -> None:
+    model = classifier("bert", output_hidden_states=True)
+    with skip_unread_positions(model, training=True) as modules:
+        assert modules == []
 
 
 @pytest.mark.parametrize("zero", [False, True])
@@ -96,20 +116,20 @@ def test_a_head_that_reads_the_mean_skips_nothing_even_if_its_weights_are_zero(z
     model = classifier("modernbert", classifier_pooling="mean")
     if zero:
         torch.nn.init.zeros_(model.classifier.weight)
-    with skip_unread_positions(model) as modules:
+    with skip_unread_positions(model, training=True) as modules:
         assert modules == []
 
 
 def test_a_head_of_zeros_that_reads_one_position_skips_the_others() -> None:
     model = classifier("modernbert", classifier_pooling="cls")
     torch.nn.init.zeros_(model.classifier.weight)
-    with skip_unread_positions(model) as modules:
+    with skip_unread_positions(model, training=True) as modules:
         assert modules == ["attn.Wo", "mlp_norm"]
 
 
 def test_gradient_checkpointing_computes_the_same_positions_again() -> None:
     model = classifier("bert")
     _, expected = step(model, batch())
-    with set_checkpointing(model, wanted=True), skip_unread_positions(model) as modules:
+    with set_checkpointing(model, wanted=True), skip_unread_positions(model, training=True) as modules:
         assert modules
         assert_equal(step(model, batch())[1], expected)

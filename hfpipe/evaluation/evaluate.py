@@ -21,6 +21,7 @@ from hfpipe.evaluation.row_groups import group_rows
 from hfpipe.metrics.scores.row_weighted import add_row_weights
 from hfpipe.metrics.tally import Tally
 from hfpipe.modeling.performance import runs_on_cpu
+from hfpipe.modeling.read_positions import skip_unread_positions
 from hfpipe.store.artifacts import CLUSTER, get_predictions_path
 from hfpipe.tokenization.loading import set_pad_token_id
 
@@ -102,7 +103,8 @@ def measure_model(
     set_pad_token_id(model, tokenizer)
     parts = [out.with_suffix(f".{rank}.part") for rank in range(accelerator.num_processes)]
     inputs, classes = Inputs(setup.rows, task.config.inputs), task.evaluator.class_order(setup.facts)
-    with Predictions(parts[accelerator.process_index], inputs, classes) as predictions:
+    writing = Predictions(parts[accelerator.process_index], inputs, classes)
+    with writing as predictions, skip_unread_positions(model, training=False):
 
         def keep(positions: np.ndarray, columns: Columns) -> None:
             if len(positions):

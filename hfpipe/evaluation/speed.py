@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from hfpipe.evaluation.loop import batch_rows
+from hfpipe.modeling.read_positions import skip_unread_positions
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -42,7 +43,7 @@ def measure_speed(model: Any, reader: ModelReader, examples: Examples, batch_siz
                 if time.perf_counter() - begun > SECONDS:
                     return
 
-    with torch.inference_mode():
+    with torch.inference_mode(), skip_unread_positions(model, training=False):
         batches = [*timed(_mix_lengths(batch_rows(examples.rows, examples.lengths, batch_size)))]
         singles = [*timed(_mix_lengths(batch_rows(examples.rows, examples.lengths, 1)))]
     milliseconds = 1000 * np.array([each for _, each in singles])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -23,6 +24,7 @@ from hfpipe.modeling.loading.checkpoint_files import check_model_files
 from hfpipe.modeling.loading.embeddings import check_rows, get_embedding_rows
 from hfpipe.modeling.loading.models import load_model, read_config, translate_loading_errors
 from hfpipe.modeling.max_length import find_refusals
+from hfpipe.modeling.read_positions import skip_unread_positions
 from hfpipe.references.places import Place
 from hfpipe.report import replace_not_finite
 from hfpipe.tokenization.loading import load_tokenizer, set_pad_token_id
@@ -65,6 +67,8 @@ class Predictor:
                     "is damaged: train it again with a lower learning_rate, or use another"
                 )
         self.model.to(self.accelerator.device).eval()
+        self._skipping = ExitStack()  # as long as there is the model
+        self._skipping.enter_context(skip_unread_positions(self.model, training=False))
         set_pad_token_id(self.model, tokenizer)
         task = apply_calibration(self.model, task.config, place).runtime()
         self.reading = ModelReader(task, task.config.facts_from_config(self.model.config), tokenizer, seed=0)

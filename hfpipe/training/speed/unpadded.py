@@ -65,7 +65,7 @@ def use_kernels(model: PreTrainedModel, unpadding: Unpadding | None, *, eager: b
         if unpadding is not None:
             stack.enter_context(unpadding.use_attention())  # for layers that the backward pass recomputes
         elif eager:
-            skipping = stack.enter_context(skip_unread_positions(model))
+            skipping = stack.enter_context(skip_unread_positions(model, training=True))
             if skipping:
                 log.info("last layer: only the first position, from %s on", " and ".join(skipping))
         yield
