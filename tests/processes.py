@@ -19,7 +19,7 @@ from typing import Any
 
 import small
 import yaml
-from commands import LIMIT, wait_until
+from commands import LIMIT, wait_for_end, wait_until
 
 CONFIGS = small.ROOT / "recipes" / "accelerate"
 PRELOADED = [
@@ -139,12 +139,14 @@ def kill_after(pattern: str, path: Path, runs: Path, holds: Callable[[], Any] = 
         assert process.exitcode is None, "the run ended before"
     finally:
         process.kill()
-        process.join()
+        wait_for_end(process.pid)  # and not for the workers of its loader, as `join` does
 
 
 def _run_until_killed(pattern: str, path: Path, runs: Path) -> None:
     import hfpipe
 
+    # As in a command; workers of a loader would have a server of their own, which outlives this process.
+    multiprocessing.set_start_method("fork", force=True)
     hfpipe.run(hfpipe.load(path), runs, say=lambda _: None, progress=_waits_once(pattern, runs))
 
 
