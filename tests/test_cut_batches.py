@@ -28,6 +28,7 @@ from hfpipe.modeling.attention.cpu import use_eager_attention
 from hfpipe.modeling.loading.models import create_config, create_model
 from hfpipe.modeling.losses.losses import IGNORED
 from hfpipe.modeling.random_bits import BitDropout, apply_dropout, use_fast_dropout
+from hfpipe.modeling.static_shapes import round_positions
 from hfpipe.task import TaskConfig
 from hfpipe.tasks.text_classification import TextClassification
 from hfpipe.tasks.translation import Translation
@@ -107,6 +108,18 @@ def gradients(made: Training, collator: Collator, *, fast: bool) -> dict[str, Te
     return {
         name: weight.grad.clone() for name, weight in made.model.named_parameters() if weight.grad is not None
     }
+
+
+@given(st.lists(st.booleans(), min_size=1, max_size=100), st.integers(1, 40))
+def test_positions_are_those_with_a_target_and_one_without_up_to_a_multiple(
+    named: list[bool], multiple: int
+) -> None:
+    labels = torch.where(torch.tensor(named), 1, IGNORED)
+    positions, targets = round_positions(labels, IGNORED, multiple), labels.ne(IGNORED).nonzero().flatten()
+    assert positions[: len(targets)].tolist() == targets.tolist()
+    assert set(labels[positions[len(targets) :]].tolist()) <= {IGNORED}
+    assert len(positions) % multiple == 0 or len(positions) == len(named)
+    assert len(positions) < len(targets) + multiple
 
 
 @pytest.mark.parametrize("kind", ["bert", pytest.param("t5", marks=pytest.mark.slow)])

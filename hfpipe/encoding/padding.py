@@ -14,7 +14,7 @@ from hfpipe.encoding.sampler import GRAIN, cut_by_length, group_by_tokens
 from hfpipe.modeling.attention.layout import make_layout
 from hfpipe.modeling.attention.separate_documents import find_document_bounds
 from hfpipe.modeling.losses.losses import IGNORED
-from hfpipe.modeling.static_shapes import find_static_positions
+from hfpipe.modeling.static_shapes import find_static_positions, round_positions
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -25,6 +25,13 @@ if TYPE_CHECKING:
     from hfpipe.types import Batch
 
     Batches: TypeAlias = Batch | list[Batch]
+
+TARGETS = 32
+"""The logits of an encoder-decoder on a CPU are computed at a multiple of this number of positions.
+
+Every other number of them would be a shape of products that are compiled and kept: for T5 4 × 256,
+2 MB more after each step.
+"""
 
 
 def list_forward_passes(batches: Batches) -> list[Batch]:
@@ -86,6 +93,7 @@ class Collator:
             batch = pad_length(batch, self.multiple)
         if self.cut and self._is_paired and not self.unpadded:
             batch = self._round_sides(batch)
+            batch["_positions"] = round_positions(batch["labels"], IGNORED, TARGETS)
         if self.unpadded and "attention_mask" in batch:
             batch = batch | make_layout(batch["attention_mask"], self.unpadded)
         if not self.static:
