@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
-import platform
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,11 +16,6 @@ from hfpipe.distributed.world import get_local_world_size
 MOST_WORKERS = 4
 """Maximum number of data loader workers per accelerator; each prepares several hundred examples per
 second."""
-
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
-"""Parameters of mallopt(3)."""
-DEFAULT_TRIM_THRESHOLD, DEFAULT_MMAP_MAX = 128 * 1024, 65536
-"""Their defaults, in bytes and in number of mappings."""
 
 
 def supports_bf16() -> bool:
@@ -60,27 +53,6 @@ def compile_loss(loss: Callable[..., Any], mode: str = "default") -> Callable[..
             return compiled(*arguments)
 
     return compute
-
-
-@contextmanager
-def keep_memory() -> Iterator[None]:
-    """Keep freed memory in the process, on a CPU with the GNU C library, for reuse in the next step.
-
-    Otherwise the memory of every large tensor is returned to the kernel, which must zero the pages of the
-    next one; steps of small models took 6 to 14 % longer.
-    """
-    allocator = ctypes.CDLL(None) if runs_on_cpu() and platform.libc_ver()[0] == "glibc" else None
-    if allocator is None:
-        yield
-        return
-    allocator.mallopt(M_MMAP_MAX, 0)
-    allocator.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
-    try:
-        yield
-    finally:
-        allocator.mallopt(M_MMAP_MAX, DEFAULT_MMAP_MAX)
-        allocator.mallopt(M_TRIM_THRESHOLD, DEFAULT_TRIM_THRESHOLD)
-        allocator.malloc_trim(0)
 
 
 @contextmanager

@@ -16,7 +16,8 @@ from hfpipe.distributed.sharding import forget_deepspeed, split_model
 from hfpipe.errors import StageError, format_one_line
 from hfpipe.library_output import allow_forks, silence_libraries
 from hfpipe.modeling.half_weights import halve_frozen
-from hfpipe.modeling.performance import is_sharded, keep_memory, runs_on_cpu
+from hfpipe.modeling.heap import keep_memory
+from hfpipe.modeling.performance import is_sharded, runs_on_cpu
 from hfpipe.recipe.training import budget
 from hfpipe.store.artifacts import METRICS
 from hfpipe.tokenization.loading import set_pad_token_id

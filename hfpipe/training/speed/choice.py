@@ -29,10 +29,10 @@ from hfpipe.contract import Settings
 from hfpipe.encoding.sampler import BatchLayout
 from hfpipe.errors import format_one_line
 from hfpipe.library_output import silence_libraries
+from hfpipe.modeling.heap import keep_memory
 from hfpipe.modeling.performance import (
     is_compiling_worthwhile,
     is_sharded,
-    keep_memory,
     runs_on_cpu,
     supports_bf16,
 )

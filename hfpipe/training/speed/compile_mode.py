@@ -25,7 +25,7 @@ from accelerate.utils.memory import clear_device_cache
 from hfpipe.contract import Settings
 from hfpipe.errors import StageError, format_one_line
 from hfpipe.library_output import silence_libraries
-from hfpipe.modeling.performance import keep_memory
+from hfpipe.modeling.heap import keep_memory
 from hfpipe.recipe.training import compile_modes
 from hfpipe.training.speed.choice import HOPEFUL, Length, Speed, describe_pass, has_one_shape
 from hfpipe.training.speed.decision import decide_once

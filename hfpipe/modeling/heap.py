@@ -1,0 +1,87 @@
+"""Keeps freed memory in the process while it trains on a CPU, and closes the gaps in it when they grow."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from hfpipe.modeling.performance import runs_on_cpu
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4
+"""Parameters of mallopt(3)."""
+DEFAULT_TRIM_THRESHOLD, DEFAULT_MMAP_MAX = 128 * 1024, 65536
+"""Their defaults, in bytes and in number of mappings."""
+LARGE = 256 * 1024
+"""Bytes from which on memory is mapped on its own, in passes for which memory is not kept."""
+LARGEST_THRESHOLD = 32 * 2**20
+"""The threshold that the C library itself reaches in a process that frees large tensors."""
+GROWTH = 1.02
+"""Ratio to the largest resident memory so far above which gaps are closed. The number of times is therefore
+bounded, whatever the model and the number of steps: 35 times until the memory has doubled."""
+STATM = Path("/proc/self/statm")
+
+
+class Heap:
+    """The memory of this process, as far as the C library's allocator keeps it."""
+
+    def __init__(self, library: Any) -> None:
+        self._library = library
+        self._largest = 0
+
+    def prepare_pass(self, *, first: bool) -> None:
+        """Prepare for a forward and backward pass; `first` of its shapes.
+
+        oneDNN creates the products of new shapes in the first pass, and keeps them. Where they lie between
+        tensors, these leave gaps that no larger tensor fits into, so that tensors of such a pass are
+        not put into the heap.
+        """
+        resident = read_resident_bytes()
+        if resident > GROWTH * self._largest:
+            self._library.malloc_trim(0)
+            self._largest = resident
+        self._library.mallopt(M_MMAP_MAX, DEFAULT_MMAP_MAX if first else 0)
+
+
+def read_resident_bytes() -> int:
+    """Return the resident memory of this process."""
+    return int(STATM.read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+_heaps: list[Heap] = []
+"""The heap of the innermost `keep_memory`; there is one allocator in a process."""
+
+
+def prepare_pass(*, first: bool) -> None:
+    """Prepare the heap for a pass, as `Heap` does; nothing where memory is not kept."""
+    if _heaps:
+        _heaps[-1].prepare_pass(first=first)
+
+
+@contextmanager
+def keep_memory() -> Iterator[None]:
+    """Keep freed memory in the process, on a CPU with the GNU C library, for reuse in the next step.
+
+    Otherwise the memory of every large tensor is returned to the kernel, which must zero the pages of the
+    next one; steps of small models took 6 to 14 % longer.
+    """
+    if not runs_on_cpu() or platform.libc_ver()[0] != "glibc":
+        yield
+        return
+    library = ctypes.CDLL(None)
+    library.mallopt(M_MMAP_THRESHOLD, LARGE)
+    library.mallopt(M_MMAP_MAX, 0)
+    library.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+    _heaps.append(Heap(library))
+    try:
+        yield
+    finally:
+        _heaps.pop()
+        library.mallopt(M_MMAP_MAX, DEFAULT_MMAP_MAX)
+        library.mallopt(M_MMAP_THRESHOLD, LARGEST_THRESHOLD)
+        library.mallopt(M_TRIM_THRESHOLD, DEFAULT_TRIM_THRESHOLD)
+        library.malloc_trim(0)
