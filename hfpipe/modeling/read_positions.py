@@ -56,7 +56,7 @@ def _find_modules(model: PreTrainedModel) -> dict[str, nn.Module]:
     model.eval()
     try:
         with torch.no_grad():
-            return _test_modules(model, layer, *_run_probe(model))
+            return _test_modules(model, layer, *run_probe(model))
     except Exception:  # a model may raise any exception for the batch of the test
         return {}
     finally:
@@ -87,11 +87,15 @@ def _get_last_layer(model: PreTrainedModel) -> nn.Module | None:
     return layer
 
 
-def _run_probe(model: PreTrainedModel) -> tuple[Batch, list[Tensor]]:
-    """Return a small padded batch, and the outputs of the model for it."""
+def run_probe(model: PreTrainedModel, words: Tensor | None = None) -> tuple[Batch, list[Tensor]]:
+    """Return a small padded batch, and the outputs of the model for it.
+
+    Its token ids are `words`, int64 (ids,), the first ones of the vocabulary by default.
+    """
     config = model.config.get_text_config()
     mask = torch.tensor([[number < size for number in range(max(PROBE))] for size in PROBE]).long()
-    ids = (torch.arange(mask.numel()).reshape(mask.shape) + 3) % config.vocab_size
+    ids = torch.arange(mask.numel()).reshape(mask.shape)
+    ids = (ids + 3) % config.vocab_size if words is None else words[ids % len(words)]
     batch = {"input_ids": ids.masked_fill(mask == 0, config.pad_token_id or 0), "attention_mask": mask}
     batch = {name: each.to(model.device) for name, each in batch.items()}
     try:

@@ -30,6 +30,7 @@ from hfpipe.distributed.whole_state import (
     load_weights,
 )
 from hfpipe.errors import StageError
+from hfpipe.modeling.read_rows import keep_state_whole
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +72,10 @@ class SplitTrainer(Trainer):
         """Create the optimizer. FSDP is applied next."""
         if self.is_fsdp_enabled:
             group_shared_weights(self.model, self.accelerator.state.fsdp_plugin)
-        return super().create_optimizer(*arguments, **options)
+        optimizer, model = super().create_optimizer(*arguments, **options), self.model
+        assert isinstance(model, torch.nn.Module)  # Trainer has none only before `model_init`
+        keep_state_whole(optimizer, model)
+        return optimizer
 
     def create_scheduler(self, *arguments: Any, **options: Any) -> Any:
         """Create the schedule, once FSDP has been applied."""

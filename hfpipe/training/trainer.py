@@ -27,6 +27,7 @@ from hfpipe.training.crashes.watch import StepWatch
 from hfpipe.training.muon import create_muon
 from hfpipe.training.resuming import compute_mean_loss
 from hfpipe.training.saving import complete_checkpoint
+from hfpipe.training.speed.trained_rows import train_read_rows
 from hfpipe.training.speed.unpadded import choose_unpadding, get_multiple, use_kernels
 from hfpipe.training.split_trainer import SplitTrainer
 from hfpipe.training.step import CompiledStep, TrainingStep, separate_documents
@@ -75,8 +76,8 @@ class TaskTrainer(SplitTrainer):
     accumulation steps; Trainer's loss is wrong for heads that return a mean (see Transformers issue #34242).
 
     On a CPU, a batch of different lengths is split into several forward passes with the same gradients, and a
-    model that is not compiled has faster kernels, and skips positions that its head does not read. With
-    `padding_free`, layers compute no padding.
+    model that is not compiled has faster kernels, and skips what it does not read: positions, and rows of
+    its embeddings. With `padding_free`, layers compute no padding.
 
     With `compile_mode`, a mode of torch.compile, model and loss are compiled. The batches of packed tasks
     then have one shape, unless the model is sharded, and attention gets no mask without padding. Evaluation,
@@ -109,10 +110,9 @@ class TaskTrainer(SplitTrainer):
             eval_dataset=parts.validation,
             data_collator=collator,
         )
-        self.task, self.training_loss = task, parts.training_loss
-        self.folder = Path(str(arguments.output_dir))
+        self.task, self.tokenizer, self.shares = task, tokenizer, shares
+        self.training_loss, self.folder = parts.training_loss, Path(str(arguments.output_dir))
         self.examples, self.validation = parts.train, parts.validation
-        self.tokenizer, self.shares = tokenizer, shares
         self.facts, self.metrics = parts.facts, parts.metrics
         self.loss_is_scaled_for_ga = True
         if muon is not None:
@@ -211,7 +211,7 @@ class TaskTrainer(SplitTrainer):
 
     def train(self, *arguments: Any, **options: Any) -> Any:
         """Train as Trainer does, with the fastest kernels of the device."""
-        with self.use_fast_kernels():
+        with self.use_fast_kernels(), train_read_rows(self, compiled=self._compile_mode is not None):
             return super().train(*arguments, **options)
 
     def use_fast_kernels(self) -> AbstractContextManager[None]:
