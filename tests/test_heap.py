@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 import torch
 
-from hfpipe.modeling.heap import GROWTH, keep_memory, prepare_pass, read_resident_bytes
+from hfpipe.modeling.heap import GROWTH, Heap, keep_memory, read_resident_bytes
 
 pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="settings of the GNU C library")
 
@@ -19,10 +21,22 @@ def allocate(number: int = 1, each: int = SIZE) -> list[torch.Tensor]:
     return [torch.ones(each // 4) for _ in range(number)]
 
 
+BATCH = {"input_ids": torch.zeros(2, 5, dtype=torch.int64)}
+
+
+@contextmanager
+def known_passes() -> Iterator[Heap]:
+    """Keep memory, after the first pass of the only batch."""
+    with keep_memory() as heap:
+        assert heap is not None
+        heap.prepare_pass(BATCH)
+        heap.prepare_pass(BATCH)
+        yield heap
+
+
 def test_memory_of_a_known_pass_is_kept_and_returned_after_the_training() -> None:
     before = read_resident_bytes()
-    with keep_memory():
-        prepare_pass(first=False)
+    with known_passes():
         tensors = allocate()
         del tensors
         assert read_resident_bytes() - before > 0.9 * SIZE
@@ -30,8 +44,8 @@ def test_memory_of_a_known_pass_is_kept_and_returned_after_the_training() -> Non
 
 
 def test_the_first_pass_of_some_shapes_leaves_no_tensor_in_the_heap() -> None:
-    with keep_memory():
-        prepare_pass(first=True)
+    with known_passes() as heap:
+        heap.prepare_pass({"input_ids": torch.zeros(2, 6, dtype=torch.int64)})
         before = read_resident_bytes()
         tensors = allocate()
         assert read_resident_bytes() - before > 0.9 * SIZE
@@ -40,26 +54,17 @@ def test_the_first_pass_of_some_shapes_leaves_no_tensor_in_the_heap() -> None:
 
 
 def test_gaps_are_closed_when_the_memory_has_grown_and_only_then() -> None:
-    with keep_memory():
-        prepare_pass(first=False)
+    with known_passes() as heap:
         before = read_resident_bytes()
         tensors = allocate(16, SIZE // 16)
         kept = tensors[1::2]
         del tensors
-        prepare_pass(first=False)
+        heap.prepare_pass(BATCH)
         closed = read_resident_bytes()
         assert 0.4 * SIZE < closed - before < 0.6 * SIZE
         assert (GROWTH - 1) * closed < SIZE  # so that it had grown
         tensors = allocate(8, SIZE // 16)
         del tensors
-        prepare_pass(first=False)
+        heap.prepare_pass(BATCH)
         assert read_resident_bytes() - closed > 0.4 * SIZE  # not more than before, and kept
         assert len(kept) == 8
-
-
-def test_a_pass_changes_nothing_where_memory_is_not_kept() -> None:
-    prepare_pass(first=False)
-    before = read_resident_bytes()
-    tensors = allocate()
-    del tensors
-    assert read_resident_bytes() - before < 0.1 * SIZE

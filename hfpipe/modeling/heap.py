@@ -8,9 +8,14 @@ import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hfpipe.modeling.performance import runs_on_cpu
+
+if TYPE_CHECKING:
+    import torch
+
+    from hfpipe.types import Batch
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4
 """Parameters of mallopt(3)."""
@@ -32,9 +37,11 @@ class Heap:
     def __init__(self, library: Any) -> None:
         self._library = library
         self._largest = 0
+        self._shapes: set[tuple[torch.Size, ...]] = set()
+        """Those of the passes so far."""
 
-    def prepare_pass(self, *, first: bool) -> None:
-        """Prepare for a forward and backward pass; `first` of its shapes.
+    def prepare_pass(self, batch: Batch) -> None:
+        """Prepare for a forward and backward pass.
 
         oneDNN creates the products of new shapes in the first pass, and keeps them. Where they lie between
         tensors, these leave gaps that no larger tensor fits into, so that tensors of such a pass are
@@ -44,7 +51,9 @@ class Heap:
         if resident > GROWTH * self._largest:
             self._library.malloc_trim(0)
             self._largest = resident
-        self._library.mallopt(M_MMAP_MAX, DEFAULT_MMAP_MAX if first else 0)
+        shapes = tuple(each.shape for each in batch.values())
+        self._library.mallopt(M_MMAP_MAX, 0 if shapes in self._shapes else DEFAULT_MMAP_MAX)
+        self._shapes.add(shapes)
 
 
 def read_resident_bytes() -> int:
@@ -52,35 +61,23 @@ def read_resident_bytes() -> int:
     return int(STATM.read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-_heaps: list[Heap] = []
-"""The heap of the innermost `keep_memory`; there is one allocator in a process."""
-
-
-def prepare_pass(*, first: bool) -> None:
-    """Prepare the heap for a pass, as `Heap` does; nothing where memory is not kept."""
-    if _heaps:
-        _heaps[-1].prepare_pass(first=first)
-
-
 @contextmanager
-def keep_memory() -> Iterator[None]:
+def keep_memory() -> Iterator[Heap | None]:
     """Keep freed memory in the process, on a CPU with the GNU C library, for reuse in the next step.
 
     Otherwise the memory of every large tensor is returned to the kernel, which must zero the pages of the
-    next one; steps of small models took 6 to 14 % longer.
+    next one; steps of small models took 6 to 14 % longer. Yields the heap, None where it is not known.
     """
     if not runs_on_cpu() or platform.libc_ver()[0] != "glibc":
-        yield
+        yield None
         return
     library = ctypes.CDLL(None)
     library.mallopt(M_MMAP_THRESHOLD, LARGE)
     library.mallopt(M_MMAP_MAX, 0)
     library.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
-    _heaps.append(Heap(library))
     try:
-        yield
+        yield Heap(library)
     finally:
-        _heaps.pop()
         library.mallopt(M_MMAP_MAX, DEFAULT_MMAP_MAX)
         library.mallopt(M_MMAP_THRESHOLD, LARGEST_THRESHOLD)
         library.mallopt(M_TRIM_THRESHOLD, DEFAULT_TRIM_THRESHOLD)

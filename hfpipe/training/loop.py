@@ -16,7 +16,6 @@ from hfpipe.distributed.sharding import forget_deepspeed, split_model
 from hfpipe.errors import StageError, format_one_line
 from hfpipe.library_output import allow_forks, silence_libraries
 from hfpipe.modeling.half_weights import halve_frozen
-from hfpipe.modeling.heap import keep_memory
 from hfpipe.modeling.performance import is_sharded, runs_on_cpu
 from hfpipe.recipe.training import budget
 from hfpipe.store.artifacts import METRICS
@@ -75,7 +74,6 @@ def train_model(
     with (
         silence_libraries(),
         allow_forks(),
-        keep_memory(),
         ctx.stop.defer(),
         measure_energy(training.get("report_to"), first=trainer.is_world_process_zero()) as energy,
         ctx.progress(ctx.name, plan.steps if trainer.is_world_process_zero() else None) as advance,

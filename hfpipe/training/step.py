@@ -23,7 +23,6 @@ from accelerate.utils import extract_model_from_parallel
 from hfpipe.errors import StageError
 from hfpipe.modeling.attention.masks import omit_masks, runs_without_masks
 from hfpipe.modeling.attention.separate_documents import SeparateDocuments, choose_attention, find_separation
-from hfpipe.modeling.heap import prepare_pass
 from hfpipe.modeling.losses.chunked_loss import compute_linear_cross_entropy, compute_softmax_gradient
 from hfpipe.modeling.losses.head_loss import (
     compute_head_loss,
@@ -99,17 +98,12 @@ class TrainingStep:
         self.objective = objective or task.objective
         self._linear_loss: LinearLoss | None = None
         self._head: nn.Linear | None = None
-        self._shapes: set[tuple[torch.Size, ...]] = set()
-        """Those of the batches so far."""
 
     def __call__(self, model: Any, batch: Batch) -> tuple[Any, Counted]:
         """Return the outputs of the model, which may be wrapped, and the summed loss with its count.
 
         If the loss applies the output layer, the outputs hold hidden states instead of logits.
         """
-        shapes = tuple(each.shape for each in batch.values())
-        prepare_pass(first=shapes not in self._shapes)
-        self._shapes.add(shapes)
         batch = self.add_teacher_outputs(batch)
         head, positions = self.find_head(model, batch), self.objective.positions(batch)
         if head is None or positions is None:
@@ -196,7 +190,6 @@ class CompiledStep:
             if "attention_mask" in batch or tuple(batch["input_ids"].shape) != self._shape:
                 with run_uncompiled(self._model):
                     return self._eager(model, batch)
-            prepare_pass(first=False)
             batch = self._eager.add_teacher_outputs(batch)
             head = self._eager.find_head(model, batch)
             with self._select_attention(batch), self._eager.isolate_documents(batch) as inputs:

@@ -21,6 +21,7 @@ from hfpipe.errors import StageError
 from hfpipe.evaluation.loop import ModelReader, score
 from hfpipe.interruption import StopRequest
 from hfpipe.metrics.tally import Tally
+from hfpipe.modeling.heap import Heap, keep_memory
 from hfpipe.modeling.performance import compile_model, run_uncompiled
 from hfpipe.training.callbacks import StopIfFinishedCallback
 from hfpipe.training.crashes.watch import StepWatch
@@ -86,6 +87,7 @@ class TaskTrainer(SplitTrainer):
 
     _whole_head = False
     """Whether the model applies its output layer itself."""
+    _heap: Heap | None = None
 
     def __init__(
         self,
@@ -113,8 +115,7 @@ class TaskTrainer(SplitTrainer):
         self.task, self.tokenizer, self.shares = task, tokenizer, shares
         self.training_loss, self.folder = parts.training_loss, Path(str(arguments.output_dir))
         self.examples, self.validation = parts.train, parts.validation
-        self.facts, self.metrics = parts.facts, parts.metrics
-        self.loss_is_scaled_for_ga = True
+        self.facts, self.metrics, self.loss_is_scaled_for_ga = parts.facts, parts.metrics, True
         if muon is not None:
             self._train_with_muon(muon)
         self.watch, self.stop = StepWatch(self), AgreedStop(stop or StopRequest(), self.accelerator)
@@ -211,7 +212,8 @@ class TaskTrainer(SplitTrainer):
 
     def train(self, *arguments: Any, **options: Any) -> Any:
         """Train as Trainer does, with the fastest kernels of the device."""
-        with self.use_fast_kernels(), train_read_rows(self, compiled=self._compile_mode is not None):
+        rows = train_read_rows(self, compiled=self._compile_mode is not None)
+        with self.use_fast_kernels(), rows, keep_memory() as self._heap:
             return super().train(*arguments, **options)
 
     def use_fast_kernels(self) -> AbstractContextManager[None]:
@@ -256,11 +258,7 @@ class TaskTrainer(SplitTrainer):
         return batches, self.stop.sum_counts(sum(map(counted, parts), torch.tensor(0)), self.layout.together)
 
     def compute_loss(
-        self,
-        model: Any,
-        inputs: Batch,
-        return_outputs: bool = False,
-        num_items_in_batch: Any = None,
+        self, model: Any, inputs: Batch, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """Return this micro-batch's part of the step's mean loss, times the processes that average it."""
         outputs, (total, targets) = self._step(model, inputs)
@@ -280,6 +278,8 @@ class TaskTrainer(SplitTrainer):
 
     def _compute_gradients(self, model: Any, inputs: Batch, num_items_in_batch: Any) -> torch.Tensor:
         """Compute a loss and its gradients."""
+        if self._heap is not None:
+            self._heap.prepare_pass(inputs)
         loss: torch.Tensor = super().training_step(model, inputs, num_items_in_batch)
         self.watch.watch_loss(loss)
         return loss

@@ -195,8 +195,6 @@ class Trial:
     def _create_parts(self) -> tuple[list[Batches], float]:
         """Return parts of batches of any shape, and the ratio of rows of a batch to rows of a part."""
         rows, length = self._shares.micro, float(self._parts.train.lengths.mean())
-        if self._parts.task.config.auto_class == "AutoModelForSeq2SeqLM":
-            length *= 2  # a target is about as long as its source
         some = -(-rows // PART) if rows * length > WHOLE else rows
         return self._create_batches(static=False, rows=some), rows / some
 
