@@ -15,7 +15,6 @@ pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="setti
 
 SIZE = 2**28
 """Bytes of a tensor that is larger than anything that tests leave in the heap."""
-BATCH = {"input_ids": torch.zeros(2, 5, dtype=torch.int64)}
 
 
 def allocate(number: int = 1, each: int = SIZE) -> list[torch.Tensor]:
@@ -23,17 +22,16 @@ def allocate(number: int = 1, each: int = SIZE) -> list[torch.Tensor]:
 
 
 @contextmanager
-def known_passes() -> Iterator[Heap]:
-    """Keep memory, after the first pass of the only batch."""
+def kept_memory() -> Iterator[Heap]:
+    """Keep memory, without gaps of earlier tests."""
     with keep_memory() as heap:
         assert heap is not None
-        heap.prepare_pass(BATCH)
-        heap.prepare_pass(BATCH)
+        heap.close_gaps()
         yield heap
 
 
-def test_memory_of_a_known_pass_is_kept_and_returned_after_the_training() -> None:
-    with known_passes():
+def test_memory_of_a_pass_is_kept_and_returned_after_the_training() -> None:
+    with kept_memory():
         before = read_resident_bytes()  # gaps of earlier tests are closed now
         tensors = allocate()
         del tensors
@@ -41,28 +39,18 @@ def test_memory_of_a_known_pass_is_kept_and_returned_after_the_training() -> Non
     assert read_resident_bytes() - before < 0.1 * SIZE
 
 
-def test_the_first_pass_of_some_shapes_leaves_no_tensor_in_the_heap() -> None:
-    with known_passes() as heap:
-        heap.prepare_pass({"input_ids": torch.zeros(2, 6, dtype=torch.int64)})
-        before = read_resident_bytes()
-        tensors = allocate()
-        assert read_resident_bytes() - before > 0.9 * SIZE
-        del tensors
-        assert read_resident_bytes() - before < 0.1 * SIZE
-
-
 def test_gaps_are_closed_when_the_memory_has_grown_and_only_then() -> None:
-    with known_passes() as heap:
+    with kept_memory() as heap:
         before = read_resident_bytes()
         tensors = allocate(16, SIZE // 16)
         kept = tensors[1::2]
         del tensors
-        heap.prepare_pass(BATCH)
+        heap.close_gaps()
         closed = read_resident_bytes()
         assert 0.4 * SIZE < closed - before < 0.6 * SIZE
         assert (GROWTH - 1) * closed < SIZE  # so that it had grown
         tensors = allocate(8, SIZE // 16)
         del tensors
-        heap.prepare_pass(BATCH)
+        heap.close_gaps()
         assert read_resident_bytes() - closed > 0.4 * SIZE  # not more than before, and kept
         assert len(kept) == 8

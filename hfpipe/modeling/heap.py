@@ -8,23 +8,14 @@ import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hfpipe.modeling.performance import runs_on_cpu
 
-if TYPE_CHECKING:
-    import torch
-
-    from hfpipe.types import Batch
-
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 """Parameters of mallopt(3)."""
 DEFAULT_TRIM_THRESHOLD, DEFAULT_MMAP_MAX = 128 * 1024, 65536
 """Their defaults, in bytes and in number of mappings."""
-LARGE = 256 * 1024
-"""Bytes from which on memory is mapped on its own, in passes for which memory is not kept."""
-LARGEST_THRESHOLD = 32 * 2**20
-"""The threshold that the C library itself reaches in a process that frees large tensors."""
 GROWTH = 1.02
 """Ratio to the largest resident memory so far above which gaps are closed. The number of times is therefore
 bounded, whatever the model and the number of steps: 35 times until the memory has doubled."""
@@ -37,23 +28,13 @@ class Heap:
     def __init__(self, library: Any) -> None:
         self._library = library
         self._largest = 0
-        self._shapes: set[tuple[torch.Size, ...]] = set()
-        """Those of the passes so far."""
 
-    def prepare_pass(self, batch: Batch) -> None:
-        """Prepare for a forward and backward pass.
-
-        oneDNN creates the products of new shapes in the first pass, and keeps them. Where they lie between
-        tensors, these leave gaps that no larger tensor fits into, so that tensors of such a pass are
-        not put into the heap.
-        """
+    def close_gaps(self) -> None:
+        """Return free memory to the system if the process has grown; call it between passes."""
         resident = read_resident_bytes()
         if resident > GROWTH * self._largest:
             self._library.malloc_trim(0)
             self._largest = resident
-        shapes = tuple(each.shape for each in batch.values())
-        self._library.mallopt(M_MMAP_MAX, 0 if shapes in self._shapes else DEFAULT_MMAP_MAX)
-        self._shapes.add(shapes)
 
 
 def read_resident_bytes() -> int:
@@ -72,13 +53,11 @@ def keep_memory() -> Iterator[Heap | None]:
         yield None
         return
     library = ctypes.CDLL(None)
-    library.mallopt(M_MMAP_THRESHOLD, LARGE)
     library.mallopt(M_MMAP_MAX, 0)
     library.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
     try:
         yield Heap(library)
     finally:
         library.mallopt(M_MMAP_MAX, DEFAULT_MMAP_MAX)
-        library.mallopt(M_MMAP_THRESHOLD, LARGEST_THRESHOLD)
         library.mallopt(M_TRIM_THRESHOLD, DEFAULT_TRIM_THRESHOLD)
         library.malloc_trim(0)

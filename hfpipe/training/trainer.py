@@ -279,7 +279,7 @@ class TaskTrainer(SplitTrainer):
     def _compute_gradients(self, model: Any, inputs: Batch, num_items_in_batch: Any) -> torch.Tensor:
         """Compute a loss and its gradients."""
         if self._heap is not None:
-            self._heap.prepare_pass(inputs)
+            self._heap.close_gaps()
         loss: torch.Tensor = super().training_step(model, inputs, num_items_in_batch)
         self.watch.watch_loss(loss)
         return loss
