@@ -22,7 +22,6 @@ from commands import (
     send_line,
     start_programs,
     wait_for_end,
-    wait_until,
 )
 
 import hfpipe
@@ -105,28 +104,27 @@ def test_processes_that_end_well_end_nobody() -> None:
         assert not started.failed.is_set()
 
 
-STANDINGS = """hfpipe: no process has made progress for N s:
-    process 0: topics, in work (<string>:10)
-    process 1: topics, does not answer
-    process 2: has not connected
-"""
-
-
 @pytest.mark.slow
 def test_where_each_process_stands_is_printed_when_none_gets_further(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     with coordinate(3, patience=1.0) as started, workers(started, 2, "time.sleep(600)") as (first, second):
         send_line([first])
+        time.sleep(0.2)
         second.send_signal(signal.SIGSTOP)
-        said = ""
-
-        def is_said() -> bool:  # others may come before: the first process has a second to answer
-            nonlocal said
+        deadline, said = time.monotonic() + LIMIT, ""
+        while "does not answer" not in said:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
             said += capfd.readouterr().err
-            return STANDINGS in re.sub(r" for \d+ s:", " for N s:", re.sub(r" on \S+: ", ": ", said))
-
-        wait_until(is_said)
+    report = said.rpartition("hfpipe: ")[2]  # one may have come before the processes had
+    lines = [re.sub(r" on \S+: ", ": ", line) for line in report.splitlines()]
+    assert re.fullmatch(r"no process has made progress for \d s:", lines[0])
+    assert lines[1:] == [
+        "    process 0: topics, in work (<string>:10)",
+        "    process 1: topics, does not answer",
+        "    process 2: has not connected",
+    ]
 
 
 LEADER = """
