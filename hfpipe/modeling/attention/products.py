@@ -63,7 +63,8 @@ class _Products(torch.autograd.Function):
         weights = _compute_softmax(scores, mask, bias)
         kept = draw_dropout_mask(weights, dropout) if dropout else None
         ctx.save_for_backward(query, key, value, weights, kept)
-        ctx.scale, ctx.bias = scale, bias
+        ctx.scale = scale
+        ctx.bias = None if bias is None else (bias.shape, bias.dtype)
         dropped = weights if kept is None else weights * kept
         return (dropped @ value).transpose(1, 2).contiguous()
 
@@ -78,9 +79,10 @@ class _Products(torch.autograd.Function):
         if kept is not None:
             for_weights.mul_(kept)
         for_scores = _compute_softmax_gradient(for_weights, weights)
-        for_bias = (
-            for_scores.sum_to_size(ctx.bias.shape).to(ctx.bias.dtype) if ctx.needs_input_grad[4] else None
-        )
+        for_bias = None
+        if ctx.needs_input_grad[4]:
+            shape, dtype = ctx.bias
+            for_bias = for_scores.sum_to_size(shape).to(dtype)
         for_query = (for_scores @ key).mul_(ctx.scale)
         return for_query, for_scores.transpose(-1, -2) @ query, for_value, None, for_bias, None, None
 
