@@ -1,14 +1,17 @@
-"""Scores of generated texts: ROUGE by rouge-score, exact matches, lengths and truncation."""
+"""Scores of generated texts: ROUGE by rouge-score, exact matches, lengths and truncation.
+
+rouge-score is imported when a text is scored: it imports nltk with scikit-learn, a second and 59 MB, which a
+training that only names the scores does not need.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable
+from functools import cached_property
 from importlib.metadata import version
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from rouge_score.rouge_scorer import RougeScorer
-from rouge_score.tokenizers import DefaultTokenizer, Tokenizer
 
 from hfpipe.metrics.metric import Mean, Metric, Share, divide_or_zero
 from hfpipe.metrics.scores.overlap import list_references
@@ -48,7 +51,7 @@ def create_text_metrics() -> list[Metric]:
     return [ExactMatch(), Words(), CutOff()]
 
 
-class UnicodeTokenizer(Tokenizer):  # type: ignore[misc] # rouge-score is untyped
+class UnicodeTokenizer:
     """Splits texts of any script into the words that ROUGE counts.
 
     rouge-score's default tokenizer deletes all letters except a-z. On ASCII text this one returns the same:
@@ -56,6 +59,8 @@ class UnicodeTokenizer(Tokenizer):  # type: ignore[misc] # rouge-score is untype
     """
 
     def __init__(self, *, stem: bool) -> None:
+        from rouge_score.tokenizers import DefaultTokenizer
+
         self._english = DefaultTokenizer(use_stemmer=stem)
 
     def tokenize(self, text: str) -> list[str]:
@@ -79,10 +84,16 @@ class Rouge(Metric):
         self.name = name
         self.stem = stem
         self.tokenize = tokenize
+
+    @cached_property
+    def _scorer(self) -> Any:
+        from rouge_score.rouge_scorer import RougeScorer
+        from rouge_score.tokenizers import DefaultTokenizer
+
         # rouge-score would use the same tokenizer by default, but log a message.
-        english = DefaultTokenizer(use_stemmer=stem)
-        tokenizer = english if tokenize == ENGLISH else UnicodeTokenizer(stem=stem)
-        self._scorer = RougeScorer(ROUGES, tokenizer=tokenizer)
+        english = DefaultTokenizer(use_stemmer=self.stem)
+        tokenizer = english if self.tokenize == ENGLISH else UnicodeTokenizer(stem=self.stem)
+        return RougeScorer(ROUGES, tokenizer=tokenizer)
 
     @property
     def family(self) -> Hashable:
