@@ -21,7 +21,7 @@ from hfpipe.errors import StageError
 from hfpipe.evaluation.loop import ModelReader, score
 from hfpipe.interruption import StopRequest
 from hfpipe.metrics.tally import Tally
-from hfpipe.modeling.heap import Heap, keep_memory
+from hfpipe.modeling.heap import keep_memory
 from hfpipe.modeling.performance import compile_model, run_uncompiled
 from hfpipe.training.callbacks import StopIfFinishedCallback
 from hfpipe.training.crashes.watch import StepWatch
@@ -87,7 +87,6 @@ class TaskTrainer(SplitTrainer):
 
     _whole_head = False
     """Whether the model applies its output layer itself."""
-    _heap: Heap | None = None
 
     def __init__(
         self,
@@ -213,7 +212,7 @@ class TaskTrainer(SplitTrainer):
     def train(self, *arguments: Any, **options: Any) -> Any:
         """Train as Trainer does, with the fastest kernels of the device."""
         rows = train_read_rows(self, compiled=self._compile_mode is not None)
-        with self.use_fast_kernels(), rows, keep_memory() as self._heap:
+        with self.use_fast_kernels(), rows, keep_memory(self.bare):
             return super().train(*arguments, **options)
 
     def use_fast_kernels(self) -> AbstractContextManager[None]:
@@ -278,8 +277,6 @@ class TaskTrainer(SplitTrainer):
 
     def _compute_gradients(self, model: Any, inputs: Batch, num_items_in_batch: Any) -> torch.Tensor:
         """Compute a loss and its gradients."""
-        if self._heap is not None:
-            self._heap.close_gaps()
         loss: torch.Tensor = super().training_step(model, inputs, num_items_in_batch)
         self.watch.watch_loss(loss)
         return loss

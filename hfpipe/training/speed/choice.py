@@ -29,7 +29,6 @@ from hfpipe.contract import Settings
 from hfpipe.encoding.sampler import BatchLayout
 from hfpipe.errors import format_one_line
 from hfpipe.library_output import silence_libraries
-from hfpipe.modeling.heap import keep_memory
 from hfpipe.modeling.performance import (
     is_compiling_worthwhile,
     is_sharded,
@@ -166,7 +165,7 @@ class _Choice:
         if "auto" not in (self._bf16, self._compile) or not self._is_long():
             return Speed(bf16=self._bf16 is True, compiled=self._compile is True)
         known = load_measurement(self._file, self._key)
-        with silence_libraries(), keep_memory():
+        with silence_libraries():
             if self._estimate_seconds(known) < LEAST_SECONDS:
                 return Speed(bf16=self._bf16 is True, compiled=self._compile is True)
             measured = self._measure_eager(known)

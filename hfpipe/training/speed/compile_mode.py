@@ -25,7 +25,6 @@ from accelerate.utils.memory import clear_device_cache
 from hfpipe.contract import Settings
 from hfpipe.errors import StageError, format_one_line
 from hfpipe.library_output import silence_libraries
-from hfpipe.modeling.heap import keep_memory
 from hfpipe.recipe.training import compile_modes
 from hfpipe.training.speed.choice import HOPEFUL, Length, Speed, describe_pass, has_one_shape
 from hfpipe.training.speed.decision import decide_once
@@ -144,7 +143,7 @@ class ModeTrial:
 
     def _measure(self, known: Measured) -> Measured:
         """Return the measurement with the modes that may pay and are not known yet."""
-        with silence_libraries(), keep_memory(), self._hold_conditions():
+        with silence_libraries(), self._hold_conditions():
             found = known if DEFAULT in known.modes else self._compare(known, [DEFAULT])
             for mode in self._candidates:
                 if mode not in found.modes and self._may_save_time(mode, found):

@@ -18,8 +18,9 @@ import numpy as np
 import torch
 
 from hfpipe.encoding.padding import Collator, list_forward_passes
-from hfpipe.encoding.sampler import BatchLayout, StepBatches
+from hfpipe.encoding.sampler import BatchLayout, Key, StepBatches
 from hfpipe.modeling.attention.cpu import use_eager_kernels
+from hfpipe.modeling.heap import keep_memory
 from hfpipe.modeling.performance import run_uncompiled
 from hfpipe.training.speed.memory import ModeTiming
 from hfpipe.training.speed.timing import TimingComparison, compare_timings, time_calls
@@ -32,8 +33,8 @@ if TYPE_CHECKING:
 AnyStep = TrainingStep | CompiledStep
 
 CPU = torch.device("cpu")
-BATCHES = 3
-"""Number of batches to run in turn."""
+SAMPLE = 50
+"""Number of batches from which the one that is run is selected."""
 PART, WHOLE = 4, 2048
 """Divisor of the rows of a micro-batch in the comparison of dtypes, if the micro-batch has more tokens than
 `WHOLE`: the slower dtype then costs less time and memory."""
@@ -79,7 +80,7 @@ def _create_product(rows: int, size: int, dtype: torch.dtype) -> Callable[[int],
 
 
 class Trial:
-    """The first batches of a training, to run with several settings. The model must be on the device."""
+    """A batch of a training, to run with several settings. The model must be on the device."""
 
     def __init__(
         self,
@@ -101,17 +102,16 @@ class Trial:
 
     def time_first(self, dtype: str) -> float:
         """Return the seconds of the first micro-batch, which takes longer than later ones."""
-        [batch, *_], part = self._create_parts()
-        with restore_model(self._parts.model), use_eager_kernels(self._parts.model):
+        batch, part = self._create_part()
+        with self._lend_model(), use_eager_kernels(self._parts.model):
             return part * time_calls(partial(self._run_pass, self._create_step(dtype), batch, dtype)).seconds
 
     def time_eager(self, dtypes: list[str]) -> TimingComparison:
         """Return the seconds of a micro-batch in each dtype, extrapolated from a part of it."""
-        batches, part = self._create_parts()
-        with restore_model(self._parts.model), use_eager_kernels(self._parts.model):
-            found = compare_timings(
-                {name: self._make_pass(self._create_step(name), batches, name) for name in dtypes}
-            )
+        batch, part = self._create_part()
+        passes = {name: self._make_pass(self._create_step(name), batch, name) for name in dtypes}
+        with self._lend_model(), use_eager_kernels(self._parts.model):
+            found = compare_timings(passes)
         return replace(found, seconds={name: part * each for name, each in found.seconds.items()})
 
     def time_compiled(self, dtype: str) -> Compiling:
@@ -119,20 +119,19 @@ class Trial:
 
         Compiled code stays in PyTorch's caches.
         """
-        batches = self._create_batches(static=True)
+        batch = self._create_batch(static=True)
         model, eager = self._parts.model, self._create_step(dtype)
         step = self._create_compiled_step(dtype, "default")
-        plain = self._make_pass(eager, batches, dtype)
+        plain = self._make_pass(eager, batch, dtype)
 
         def uncompiled_pass(number: int) -> None:
             with run_uncompiled(model), use_eager_kernels(model):
                 plain(number)
 
-        with restore_model(model):
-            first = time_calls(partial(self._run_pass, step, batches[0], dtype))
-            found = compare_timings(
-                {"eager": uncompiled_pass, "compiled": self._make_pass(step, batches, dtype)}
-            )
+        passes = {"eager": uncompiled_pass, "compiled": self._make_pass(step, batch, dtype)}
+        with self._lend_model():
+            first = time_calls(partial(self._run_pass, step, batch, dtype))
+            found = compare_timings(passes)
         eager_seconds, compiled = found.seconds["eager"], found.seconds["compiled"]
         took = max(first.seconds - compiled, 1e-3)
         return Compiling(eager_seconds, compiled, took, busy=found.busy or first.busy)
@@ -142,13 +141,13 @@ class Trial:
 
         Compiled code stays in PyTorch's caches.
         """
-        batches = self._create_batches(static=True)
+        batch = self._create_batch(static=True)
         model: Any = self._parts.model
         first, passes = {}, {}
-        with restore_model(model):
+        with self._lend_model():
             for mode in modes:
                 step = self._create_compiled_step(dtype, mode)
-                run = self._make_pass(step, batches, dtype)
+                run = self._make_pass(step, batch, dtype)
                 passes[mode] = partial(_run_compiled, model, model._compiled_call_impl, run)
                 first[mode] = time_calls(partial(passes[mode], 0))
             found = compare_timings(passes)
@@ -158,13 +157,20 @@ class Trial:
         }
         return ModeComparison(timings, busy=found.busy or any(each.busy for each in first.values()))
 
+    @contextmanager
+    def _lend_model(self) -> Iterator[None]:
+        """Restore the model after a block, and keep memory in it, as in a training."""
+        model = self._parts.model
+        with restore_model(model), keep_memory(model):
+            yield
+
     def _create_compiled_step(self, dtype: str, mode: str) -> CompiledStep:
         autocast = partial(self._create_autocast, dtype)
         return CompiledStep(self._create_step(dtype), self._parts.model, self._shares.micro, autocast, mode)
 
-    def _make_pass(self, step: AnyStep, batches: list[Batches], dtype: str) -> Callable[[int], None]:
-        """Return a function that runs one of the batches, selected by the number of the pass."""
-        return lambda number: self._run_pass(step, batches[number % len(batches)], dtype)
+    def _make_pass(self, step: AnyStep, batch: Batches, dtype: str) -> Callable[[int], None]:
+        """Return a function that runs a batch, and ignores the number of the pass."""
+        return lambda _: self._run_pass(step, batch, dtype)
 
     def _create_step(self, dtype: str) -> TrainingStep:
         parts = self._parts
@@ -192,32 +198,39 @@ class Trial:
         half = torch.bfloat16 if dtype == "float32" else getattr(torch, dtype)
         return torch.autocast(self._device.type, half, enabled=dtype != "float32")
 
-    def _create_parts(self) -> tuple[list[Batches], float]:
-        """Return parts of batches of any shape, and the ratio of rows of a batch to rows of a part."""
+    def _create_part(self) -> tuple[Batches, float]:
+        """Return a part of a batch of any shape, and the ratio of rows of the batch to rows of the part."""
         rows, length = self._shares.micro, float(self._parts.train.lengths.mean())
         some = -(-rows // PART) if rows * length > WHOLE else rows
-        return self._create_batches(static=False, rows=some), rows / some
+        return self._create_batch(static=False, rows=some), rows / some
 
-    def _create_batches(self, *, static: bool, rows: int | None = None) -> list[Batches]:
-        """Return batches of the training, or their first rows.
+    def _create_batch(self, *, static: bool, rows: int | None = None) -> Batches:
+        """Return the batch whose rows are nearest to the mean length, of the first ones, or its first rows.
 
-        If `static`, they have one shape, that of batches without the end of the text.
+        If `static`, it has the shape of batches without the end of the text.
         """
         parts = self._parts
-        order = StepBatches(
-            parts.train.lengths, self._shares, 0, self._seed, grouped=not parts.task.config.packed
-        )
+        lengths = parts.train.lengths
+        order = StepBatches(lengths, self._shares, 0, self._seed, grouped=not parts.task.config.packed)
         whole = (keys for keys in cycle(order) if not static or self._are_full(keys))
+        nearest = min(
+            islice(whole, SAMPLE), key=lambda keys: abs(_compute_mean(lengths, keys) - lengths.mean())
+        )
         cut = not parts.task.config.packed
         loss = parts.training_loss
         collate = Collator(
             parts.task, parts.tokenizer, self._seed, static=static, cut=cut, training_loss=loss
         )
-        return [collate(parts.train.__getitems__(keys[:rows])) for keys in islice(whole, BATCHES)]
+        return collate(parts.train.__getitems__(nearest[:rows]))
 
     def _are_full(self, keys: list[tuple[int, int]]) -> bool:
         config, lengths = self._parts.task.config, self._parts.train.lengths
         return config.best_fit or bool((lengths[[index for _, index in keys]] == config.length).all())
+
+
+def _compute_mean(lengths: np.ndarray, keys: list[Key]) -> float:
+    """Return the mean length of the examples of a batch."""
+    return float(lengths[[index for _, index in keys]].mean())
 
 
 def _run_compiled(model: Any, compiled: Any, run: Callable[[int], None], number: int) -> None:
