@@ -10,13 +10,14 @@ from torch import Tensor
 from transformers import CONFIG_MAPPING
 
 from hfpipe.modeling.loading.models import create_model
-from hfpipe.modeling.norms import _Normalize, use_lean_layers
+from hfpipe.modeling.norms import _Normalize, _ReLUAndDropout, use_lean_layers
+from hfpipe.modeling.random_bits import apply_dropout, use_fast_dropout
 
 KINDS = {"t5": "relu", "mt5": "gated-gelu", "umt5": "gated-gelu", "longt5": "relu"}
 
 
-def create_small_model(kind: str, activation: str) -> Any:
-    """Return a small encoder-decoder without dropout."""
+def create_small_model(kind: str, activation: str, dropout: float) -> Any:
+    """Return a small encoder-decoder."""
     config = CONFIG_MAPPING[kind](
         vocab_size=99,
         d_model=32,
@@ -24,7 +25,7 @@ def create_small_model(kind: str, activation: str) -> Any:
         d_ff=64,
         num_layers=2,
         num_heads=4,
-        dropout_rate=0.0,
+        dropout_rate=dropout,
         feed_forward_proj=activation,
         pad_token_id=0,
         decoder_start_token_id=0,
@@ -38,6 +39,7 @@ def compute_gradients(model: Any, *, half: bool) -> dict[str, Tensor]:
     mask = torch.ones_like(ids)
     mask[0, 11:] = 0
     model.zero_grad()
+    torch.manual_seed(5)
     with torch.autocast("cpu", torch.bfloat16, enabled=half):
         loss = model(input_ids=ids, attention_mask=mask, labels=ids.flip(1)).loss
     loss.backward()
@@ -57,9 +59,36 @@ def test_the_norm_has_the_value_and_gradients_of_its_formula() -> None:
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("half", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("probability", [0.0, 0.1, 0.5, 1.0])
+def test_relu_with_dropout_has_the_value_and_gradient_of_both(half: torch.dtype, probability: float) -> None:
+    given, towards = torch.randn(2, 5, 64, 16, generator=torch.Generator().manual_seed(3)).to(half)
+    given.requires_grad_()
+    torch.manual_seed(7)
+    usual = apply_dropout(given.relu(), probability)
+    torch.manual_seed(7)
+    mine: Any = _ReLUAndDropout.apply(given, probability)
+    assert torch.equal(mine, usual)
+    [expected], [found] = (torch.autograd.grad(each, given, towards) for each in (usual, mine))
+    assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_lean_layers_with_dropout_change_all_gradients_by_no_more_than_bfloat16_does(kind: str) -> None:
+    model = create_small_model(kind, KINDS[kind], 0.2)
+    with use_fast_dropout(model):
+        exact, usual = compute_gradients(model, half=False), compute_gradients(model, half=True)
+        with use_lean_layers(model):
+            lean = compute_gradients(model, half=True)
+    [exact_one, usual_one, lean_one] = (
+        torch.cat([each.flatten() for each in gradients.values()]) for gradients in (exact, usual, lean)
+    )
+    assert (lean_one - exact_one).norm() <= 1.5 * (usual_one - exact_one).norm()
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_lean_layers_change_gradients_by_no_more_than_bfloat16_does(kind: str) -> None:
-    model = create_small_model(kind, KINDS[kind])
+    model = create_small_model(kind, KINDS[kind], 0.0)
     exact, usual = compute_gradients(model, half=False), compute_gradients(model, half=True)
     kinds = [type(module) for module in model.modules()]
     with use_lean_layers(model):

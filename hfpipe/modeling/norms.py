@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from hfpipe.modeling.random_bits import BitDropout, draw_dropout_mask
+
 
 class _Normalize(torch.autograd.Function):
     """Divides float32 rows by their root mean square, and returns them in another dtype."""
@@ -39,6 +41,27 @@ class _Normalize(torch.autograd.Function):
         return towards.sub_(normed.mul_(share)).mul_(scale), of_weight, None, None
 
 
+class _ReLUAndDropout(torch.autograd.Function):
+    """Computes dropout of ReLU, and keeps only the result, which the next layer keeps anyway, for backward.
+
+    What is positive in it is what was positive before and not dropped.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, given: Tensor, probability: float) -> Tensor:
+        mask = draw_dropout_mask(given, probability)
+        ctx.scale = float(mask.amax())
+        result = given.relu().mul_(mask)
+        ctx.save_for_backward(result)
+        return result
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        [result] = ctx.saved_tensors
+        return torch.ops.aten.threshold_backward(gradient, result, 0).mul_(ctx.scale), None
+
+
 def _normalize(module: Any, given: Tensor) -> Tensor:
     """Compute a norm of T5 in the dtype of autocast."""
     kind = given.device.type
@@ -56,12 +79,19 @@ def _feed_forward(module: Any, given: Tensor) -> Tensor:
     if not torch.is_autocast_enabled(given.device.type):
         usual: Tensor = module.usual.forward(module, given)
         return usual
-    if hasattr(module, "wi"):
-        hidden = module.act(module.wi(given))
-    else:
-        hidden = module.act(module.wi_0(given)) * module.wi_1(given)
-    found: Tensor = module.wo(module.dropout(hidden))
+    found: Tensor = module.wo(_compute_hidden(module, given))
     return found
+
+
+def _compute_hidden(module: Any, given: Tensor) -> Tensor:
+    """Compute the widest tensor of a feed-forward layer of T5."""
+    if not hasattr(module, "wi"):
+        return module.dropout(module.act(module.wi_0(given)) * module.wi_1(given))
+    hidden = module.wi(given)
+    if isinstance(module.act, nn.ReLU) and type(module.dropout) is BitDropout and module.training:
+        dropped: Tensor = _ReLUAndDropout.apply(hidden, module.dropout.p)
+        return dropped
+    return module.dropout(module.act(hidden))
 
 
 LEAN = {
