@@ -13,7 +13,7 @@ import os
 import platform
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -64,11 +64,12 @@ def read_resident_bytes() -> int:
 
 
 @contextmanager
-def keep_memory(model: nn.Module) -> Iterator[None]:
-    """Keep freed memory in the process while a model trains, on a CPU with the GNU C library.
+def keep_memory(model: nn.Module | None = None) -> Iterator[None]:
+    """Keep freed memory in the process during a training, on a CPU with the GNU C library.
 
     Otherwise the memory of every large tensor is returned to the kernel, which must zero the pages of the
-    next one; steps of small models took 6 to 14 % longer. Gaps are closed if the model is not compiled.
+    next one; steps of small models took 6 to 14 % longer. Gaps are closed after the passes of `model`, which
+    must not be compiled; compiled passes have one shape and few gaps.
     """
     if not runs_on_cpu() or platform.libc_ver()[0] != "glibc":
         yield
@@ -77,7 +78,7 @@ def keep_memory(model: nn.Module) -> Iterator[None]:
     library.mallopt(M_MMAP_MAX, 0)
     library.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
     try:
-        with _close_gaps_after_passes(model, Heap(library)):
+        with nullcontext() if model is None else _close_gaps_after_passes(model, Heap(library)):
             yield
     finally:
         library.mallopt(M_MMAP_MAX, DEFAULT_MMAP_MAX)
@@ -87,10 +88,7 @@ def keep_memory(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _close_gaps_after_passes(model: nn.Module, heap: Heap) -> Iterator[None]:
-    """Close gaps after each forward pass in training; a compiled model, which would compile this, has few."""
-    if model._compiled_call_impl is not None:
-        yield
-        return
+    """Close gaps after each forward pass in training."""
 
     def hook(called: nn.Module, *_: Any) -> None:
         if called.training:

@@ -50,7 +50,7 @@ class _ReLUAndDropout(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, given: Tensor, probability: float) -> Tensor:
         mask = draw_dropout_mask(given, probability)
-        ctx.scale = float(mask.amax())
+        ctx.scale = mask.amax()
         result = given.relu().mul_(mask)
         ctx.save_for_backward(result)
         return result

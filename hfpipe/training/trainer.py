@@ -211,8 +211,9 @@ class TaskTrainer(SplitTrainer):
 
     def train(self, *arguments: Any, **options: Any) -> Any:
         """Train as Trainer does, with the fastest kernels of the device."""
-        rows = train_read_rows(self, compiled=self._compile_mode is not None)
-        with self.use_fast_kernels(), rows, keep_memory(self.bare):
+        compiled = self._compile_mode is not None
+        memory = keep_memory(None if compiled else self.bare)
+        with self.use_fast_kernels(), train_read_rows(self, compiled=compiled), memory:
             return super().train(*arguments, **options)
 
     def use_fast_kernels(self) -> AbstractContextManager[None]:

@@ -103,14 +103,14 @@ class Trial:
     def time_first(self, dtype: str) -> float:
         """Return the seconds of the first micro-batch, which takes longer than later ones."""
         batch, part = self._create_part()
-        with self._lend_model(), use_eager_kernels(self._parts.model):
+        with self._prepare_eager_passes():
             return part * time_calls(partial(self._run_pass, self._create_step(dtype), batch, dtype)).seconds
 
     def time_eager(self, dtypes: list[str]) -> TimingComparison:
         """Return the seconds of a micro-batch in each dtype, extrapolated from a part of it."""
         batch, part = self._create_part()
         passes = {name: self._make_pass(self._create_step(name), batch, name) for name in dtypes}
-        with self._lend_model(), use_eager_kernels(self._parts.model):
+        with self._prepare_eager_passes():
             found = compare_timings(passes)
         return replace(found, seconds={name: part * each for name, each in found.seconds.items()})
 
@@ -129,7 +129,7 @@ class Trial:
                 plain(number)
 
         passes = {"eager": uncompiled_pass, "compiled": self._make_pass(step, batch, dtype)}
-        with self._lend_model():
+        with restore_model(model), keep_memory():
             first = time_calls(partial(self._run_pass, step, batch, dtype))
             found = compare_timings(passes)
         eager_seconds, compiled = found.seconds["eager"], found.seconds["compiled"]
@@ -144,7 +144,7 @@ class Trial:
         batch = self._create_batch(static=True)
         model: Any = self._parts.model
         first, passes = {}, {}
-        with self._lend_model():
+        with restore_model(model), keep_memory():
             for mode in modes:
                 step = self._create_compiled_step(dtype, mode)
                 run = self._make_pass(step, batch, dtype)
@@ -158,10 +158,10 @@ class Trial:
         return ModeComparison(timings, busy=found.busy or any(each.busy for each in first.values()))
 
     @contextmanager
-    def _lend_model(self) -> Iterator[None]:
-        """Restore the model after a block, and keep memory in it, as in a training."""
+    def _prepare_eager_passes(self) -> Iterator[None]:
+        """Use kernels and memory as in an eager training, and restore the model afterwards."""
         model = self._parts.model
-        with restore_model(model), keep_memory(model):
+        with restore_model(model), keep_memory(model), use_eager_kernels(model):
             yield
 
     def _create_compiled_step(self, dtype: str, mode: str) -> CompiledStep:
