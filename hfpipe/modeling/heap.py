@@ -25,8 +25,8 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 """Parameters of mallopt(3)."""
 DEFAULT_TRIM_THRESHOLD, DEFAULT_MMAP_MAX = 128 * 1024, 65536
 """Their defaults, in bytes and in number of mappings."""
-GROWTH = 1.02
-"""Ratio above which gaps are closed: to the largest resident memory so far, which happens at most 35 times
+GROWTH = 1.01
+"""Ratio above which gaps are closed: to the largest resident memory so far, which happens at most 70 times
 until it has doubled, or to that one pass after the last time."""
 SHARE = 0.005
 """Maximum share of the time for closing gaps when the memory is not larger than ever."""
