@@ -65,10 +65,10 @@ COMPILED_SECONDS = 300.0
 CLEARLY = 0.9
 """Maximum ratio of times that counts as faster: less than a tenth does not justify different rounding, and
 the best of two passes varies by up to BUSY even on an idle machine."""
-USUAL = Compilation(seconds=50.0, saved=0.2)
-"""Expected cost and gain of compiling if no model was compiled before, in bfloat16, with empty caches: 50 s
-to save 0.17 of a micro-batch of GPT-2 6 × 384, 31 to 84 s to save 0.20 to 0.42 of BERT 4 × 256 (two cores,
-EPYC)."""
+USUAL = Compilation(seconds=35.0, saved=0.05)
+"""Expected cost and gain of compiling if no model was compiled before, in bfloat16, with empty caches: 29 to
+37 s to save 0.08 of a micro-batch of BERT 4 × 256, 0.04 of GPT-2 6 × 384 and nothing of BERT 6 × 512 (two
+cores, EPYC)."""
 HOPEFUL = 2.0
 """Compiling is tried if it is expected to save this many times its own duration: models differ by that factor
 from the usual savings."""
