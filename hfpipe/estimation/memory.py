@@ -33,9 +33,6 @@ data."""
 HEAP = 1.25
 """Ratio of the heap of a process on a CPU to the tensors in it, because the C library's allocator leaves
 gaps: 1.20 to 1.31 for BERT 4 × 256 and GPT-2 6 × 384."""
-HEAP_OF_PAIRS = 1.7
-"""The same for an encoder-decoder in bfloat16, whose heap grows with the shapes of its batches: 1.1 to 1.8
-for T5 4 × 256 after 8 to 40 steps. In float32 it is 1.3."""
 
 
 @dataclass(frozen=True)
@@ -73,9 +70,7 @@ def estimate_memory(work: Work, shape: Shape) -> dict[str, float]:
     }
     found = {name: size for name, size in parts.items() if size is not None}
     if work.processes.cpu:
-        pairs = work.auto_class == SEQ2SEQ and not work.packed and _uses_bf16(work)
-        gaps = (HEAP_OF_PAIRS if pairs else HEAP) - 1
-        found["libraries and gaps"] = LIBRARIES + gaps * sum(found.values())
+        found["libraries and gaps"] = LIBRARIES + (HEAP - 1) * sum(found.values())
     return found
 
 
